@@ -1,0 +1,126 @@
+"""Which blocks run with part of the warp, in what groups, and which writes there must keep the other lanes' values.
+
+A divergent branch starts a group: every block between it and the point where its lanes meet again. Blocks of a group
+run in layout order, each with the mask of lanes that have arrived there, so that lanes reconverge as early as the
+graph allows. Blocks outside every group run with all lanes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from weft.analysis.flow import Flow
+
+
+@dataclass(eq=False)
+class Group:
+    """`blocks` in layout order; `exit` is the block (or the flow's exit) where all lanes meet again."""
+
+    blocks: list[int]
+    exit: int
+    members: frozenset[int] = field(default_factory=frozenset)
+
+
+@dataclass(eq=False)
+class Divergence:
+    groups: list[Group]
+    group_of: dict[int, Group]
+    waiting: dict[int, int]  # block -> registers (bit set) that lanes waiting elsewhere still need
+
+
+def find_groups(flow: Flow, divergent: set[int], whole: bool, spin_headers: set[int]) -> Divergence:
+    """`divergent`: blocks that end in a branch on which lanes may differ. `whole`: the kernel starts with part of a
+    warp, so everything is one group. `spin_headers`: headers of loops that wait for other lanes or warps; their
+    lanes may wait there while later blocks run."""
+    regions: list[set[int]] = []
+    if whole:
+        regions.append(set(flow.order))
+    else:
+        for b in sorted(divergent, key=flow.position.__getitem__):
+            meet = flow.reconvergence[b]
+            region = flow.reachable(flow.blocks[b].successors, meet)
+            if region:
+                regions.append(region)
+    regions = _merge(flow, regions)
+    groups = []
+    for region in regions:
+        exits = _exits(flow, region)
+        assert len(exits) <= 1, f"a divergent region leaves to several blocks: {sorted(exits)}"
+        blocks = sorted(region, key=flow.position.__getitem__)
+        groups.append(Group(blocks, exits.pop() if exits else flow.exit, frozenset(region)))
+    group_of = {b: g for g in groups for b in g.blocks}
+    waiting = {b: _waiting(flow, g, b, divergent, spin_headers) for g in groups for b in g.blocks}
+    return Divergence(groups, group_of, waiting)
+
+
+def _exits(flow: Flow, region: set[int]) -> set[int]:
+    return {s for b in region for s in flow.blocks[b].successors if s not in region}
+
+
+def _merge(flow: Flow, regions: list[set[int]]) -> list[set[int]]:
+    """Unite overlapping regions and extend each until it leaves to one block only."""
+    done: list[set[int]] = []
+    for region in regions:
+        region = set(region)
+        while True:
+            overlapping = [r for r in done if r & region]
+            if overlapping:
+                for r in overlapping:
+                    region |= r
+                    done.remove(r)
+                continue
+            exits = _exits(flow, region)
+            if len(exits) <= 1:
+                break
+            region |= flow.reachable(list(exits), _common_meet(flow, exits))
+        done.append(region)
+    return done
+
+
+def _common_meet(flow: Flow, blocks: set[int]) -> int:
+    """Nearest block that all of `blocks` reach on every way out: common post-dominator, or one of themselves."""
+    chains = []
+    for b in blocks:
+        chain = [b]
+        while chain[-1] != flow.exit:
+            chain.append(flow.reconvergence[chain[-1]])
+        chains.append(chain)
+    rest = [set(c) for c in chains[1:]]
+    for b in chains[0]:
+        if all(b in r for r in rest):
+            return b
+    return flow.exit
+
+
+def _waiting(flow: Flow, group: Group, block: int, divergent: set[int], spin_headers: set[int]) -> int:
+    """Registers needed by lanes that may wait elsewhere in the group while `block` runs.
+
+    Lanes take an edge p -> other and wait there while `block` runs when
+    - p ran before `block` in this pass and `other` comes later, or is the header of a loop around `block`;
+    - some loop holds `block` and p but not `other`: those lanes wait while the others go round again;
+    - `other` is the header of a spinning loop, whose lanes let later blocks run first.
+    """
+    at = flow.position[block]
+    loops = [loop.blocks for loop in flow.loops if block in loop.blocks]
+    own_headers = {loop.header for loop in flow.loops if block in loop.blocks}
+    needed = 0
+    for other in (*group.blocks, group.exit):
+        if other in (block, flow.exit) or flow.live_in[other] | needed == needed:
+            continue
+        if other in spin_headers or _may_wait(flow, group, at, loops, own_headers, other, divergent):
+            needed |= flow.live_in[other]
+    return needed
+
+
+def _may_wait(flow: Flow, group: Group, at: int, loops, own_headers, other: int, divergent: set[int]) -> bool:
+    later = other == group.exit or flow.position[other] > at
+    for p in flow.predecessors[other]:
+        if p not in group.members:
+            if p in divergent and later:
+                return True
+            continue
+        if flow.position[p] < at and (later or other in own_headers):
+            return True
+        if any(p in blocks and other not in blocks for blocks in loops):
+            return True
+    return False

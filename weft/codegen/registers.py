@@ -1,0 +1,243 @@
+"""PTX registers during analysis and emission: their forms, their storage, reads and masked writes.
+
+Each register has one form for the whole function: the join of all that is written to it. Storage is a stack slot
+that LLVM turns into SSA values, or a place in the warp's frame for registers that live across a suspension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from weft.codegen.builder import Builder
+from weft.codegen.value import Value, Wide, full_range, mask_of, shape_key
+
+WIDEN_AFTER = 3  # changes of a range before it is taken as unknown; keeps the analysis short
+
+
+@dataclass
+class Storage:
+    """Where a register lives: `scalars` for affine and wide forms, `chunks` for varying ones (pointers)."""
+
+    scalars: list[str] = field(default_factory=list)
+    chunks: list[str] = field(default_factory=list)
+
+
+class RegisterFile:
+    """Forms and storage of all registers of one function."""
+
+    def __init__(self, builder: Builder, bits: dict[str, int]):
+        self.builder = builder
+        self.bits = bits
+        self.forms: dict[str, Value] = {}
+        self.changes: dict[str, int] = {}
+        self.changed = False
+        self.storage: dict[str, Storage] = {}
+        self.current: dict[str, Value] = {}  # values known in this block
+        self.allocas: list[str] = []
+        self.frame_bytes = 0
+        self.forced_varying: set[str] = set()
+
+    # ------------------------------------------------------------ analysis
+    def join(self, name: str, value: Value) -> None:
+        """Widen the register's form to hold `value` too."""
+        old = self.forms.get(name)
+        new = self._joined(name, old, value)
+        if new is not old:
+            self.forms[name] = new
+            self.changed = True
+
+    def _joined(self, name: str, old: Value | None, value: Value) -> Value:
+        if name in self.forced_varying:
+            if old is not None:
+                return old
+            return self.builder.varying(("%dry",) * self.builder.chunks, value.bits)
+        if old is None:
+            return value
+        if old.vec is not None:
+            return old
+        if shape_key(old) != shape_key(value):
+            if value.bits == 1 and old.is_uniform and value.is_uniform:
+                return self.builder.scalar("%dry", 1)
+            return self.builder.varying(("%dry",) * self.builder.chunks, value.bits)
+        if old.wide is not None:
+            return old
+        bits = value.bits
+        if bits == 1:
+            if old.base is not None or (value.base is None and old.offset == value.offset):
+                return old
+            return self.builder.scalar("%dry", 1)
+        if old.base is None and value.base is None and old.offset == value.offset:
+            return old
+        lo, hi, nz = _bounds(old)
+        lo2, hi2, nz2 = _bounds(value)
+        if old.base is not None and lo2 >= lo and hi2 <= hi and nz | nz2 == nz:
+            return old
+        changes = self.changes[name] = self.changes.get(name, 0) + 1
+        lo, hi, nz = min(lo, lo2), max(hi, hi2), nz | nz2
+        if changes > WIDEN_AFTER:
+            lo, hi = full_range(bits)
+            nz = mask_of(bits) & ~mask_of((nz & -nz).bit_length() - 1) if nz else 0
+        new = Value(bits)
+        new.base, new.table = "%dry", old.table
+        new.lo, new.hi, new.nz = lo, hi, nz
+        return new
+
+    # ------------------------------------------------------------ storage
+    def place(self, frame_registers: set[str]) -> None:
+        """Give every register its storage; those in `frame_registers` live in the warp's frame."""
+        b = self.builder
+        b.dry = False
+        sized = []
+        for name, form in self.forms.items():
+            if form.is_known:
+                continue
+            sized.append((self._bytes(form), name))
+        sized.sort(key=lambda item: (-item[0], item[1]))
+        for index, (_, name) in enumerate(sized):
+            form = self.forms[name]
+            storage = self.storage[name] = Storage()
+            if form.vec is not None:
+                for c in range(b.chunks):
+                    storage.chunks.append(self._slot(f"%R{index}.{c}", b.vtype(form.bits), name in frame_registers))
+            elif form.wide is not None:
+                storage.scalars.append(self._slot(f"%R{index}.a", "i64", name in frame_registers))
+                storage.scalars.append(self._slot(f"%R{index}.b", "i32", name in frame_registers))
+            else:
+                storage.scalars.append(self._slot(f"%R{index}", f"i{form.bits}", name in frame_registers))
+
+    def _bytes(self, form: Value) -> int:
+        return 32 * max(8, form.bits) // 8 if form.vec is not None else max(8, form.bits) // 8
+
+    def _slot(self, name: str, type_: str, in_frame: bool) -> str:
+        if in_frame:
+            return self.frame_slot(name, type_)
+        self.allocas.append(f"  {name} = alloca {type_}")
+        return name
+
+    def frame_slot(self, name: str, type_: str) -> str:
+        """A place in the warp's frame, named `name` in the function's prologue."""
+        size = _type_bytes(type_)
+        align = min(64, 1 << (size - 1).bit_length()) if size > 1 else 1
+        self.frame_bytes = (self.frame_bytes + align - 1) // align * align
+        self.allocas.append(f"  {name} = getelementptr i8, ptr %frame, i64 {self.frame_bytes}")
+        self.frame_bytes += size
+        return name
+
+    # ------------------------------------------------------------ reads and writes
+    def begin_block(self) -> None:
+        self.current.clear()
+
+    def forget(self, names) -> None:
+        for name in names:
+            self.current.pop(name, None)
+
+    def read(self, name: str) -> Value | None:
+        """The register's value; None during analysis when nothing has been written to it yet."""
+        b = self.builder
+        found = self.current.get(name)
+        if found is not None:
+            return found
+        form = self.forms.get(name)
+        if b.dry:
+            return form
+        if form is None:  # read and never written: no program can depend on it
+            return b.const(0, self.bits[name])
+        if form.is_known:
+            return form
+        storage = self.storage[name]
+        value = Value(form.bits)
+        if form.vec is not None:
+            value.vec = tuple(b.t(f"load {b.vtype(form.bits)}, ptr {p}") for p in storage.chunks)
+        elif form.wide is not None:
+            w = form.wide
+            value.base = b.t(f"load i64, ptr {storage.scalars[0]}")
+            value.table = form.table
+            value.lo, value.hi = full_range(64)
+            value.nz = mask_of(64)
+            value.wide = Wide(b.t(f"load i32, ptr {storage.scalars[1]}"), w.table, w.scale, w.signed)
+        else:
+            value.base = b.t(f"load i{form.bits}, ptr {storage.scalars[0]}")
+            value.table, value.lo, value.hi, value.nz = form.table, form.lo, form.hi, form.nz
+        if b.depth == 0:
+            self.current[name] = value
+        return value
+
+    def write(self, name: str, value: Value, blend: tuple[str, ...] | None) -> None:
+        """Write a register. `blend`: predicate chunks of the lanes that take the value; None for all."""
+        b = self.builder
+        if b.dry:
+            if blend is not None:
+                value = b.varying(("%dry",) * b.chunks, value.bits)
+            self.join(name, value)
+            return
+        form = self.forms[name]
+        if form.is_known:
+            return
+        storage = self.storage[name]
+        if form.vec is not None:
+            self._write_varying(name, form, storage, value, blend)
+            return
+        assert blend is None, ("a masked write to a register kept as a scalar", name)
+        if form.wide is not None:
+            self._write_wide(name, form, storage, value)
+            return
+        assert value.vec is None and value.wide is None and value.table is form.table, ("form changed", name)
+        plain = Value(value.bits)
+        plain.base, plain.offset = value.base, value.offset
+        scalar = b.uval(plain)
+        b.e(f"store i{form.bits} {scalar}, ptr {storage.scalars[0]}")
+        stored = Value(form.bits)
+        stored.base, stored.table, stored.lo, stored.hi, stored.nz = scalar, form.table, form.lo, form.hi, form.nz
+        self._remember(name, stored)
+
+    def _write_varying(self, name, form, storage, value, blend) -> None:
+        b = self.builder
+        chunks = b.vec(value)
+        vtype = b.vtype(form.bits)
+        if blend is not None:
+            old = self.current.get(name)
+            before = old.vec if old is not None else [b.t(f"load {vtype}, ptr {p}") for p in storage.chunks]
+            chunks = tuple(
+                b.t(f"select <{b.chunk} x i1> {m}, {vtype} {x}, {vtype} {y}")
+                for m, x, y in zip(blend, chunks, before)
+            )
+        for x, p in zip(chunks, storage.chunks):
+            b.e(f"store {vtype} {x}, ptr {p}")
+        self._remember(name, b.varying(chunks, form.bits))
+
+    def _write_wide(self, name, form, storage, value) -> None:
+        b = self.builder
+        assert shape_key(value) == shape_key(form), ("form changed", name)
+        rest = Value(64)
+        rest.base, rest.offset = value.base, value.offset
+        base = b.uval(rest)
+        b.e(f"store i64 {base}, ptr {storage.scalars[0]}")
+        b.e(f"store i32 {value.wide.base}, ptr {storage.scalars[1]}")
+        stored = Value(64)
+        stored.base, stored.table, stored.wide = base, value.table, value.wide
+        stored.lo, stored.hi = full_range(64)
+        stored.nz = mask_of(64)
+        self._remember(name, stored)
+
+    def _remember(self, name: str, value: Value) -> None:
+        if self.builder.depth == 0:
+            self.current[name] = value
+        else:
+            self.current.pop(name, None)
+
+
+def _bounds(value: Value) -> tuple[int, int, int]:
+    """Signed range and possible bits of base + offset."""
+    plain = Value(value.bits)
+    plain.base, plain.offset, plain.lo, plain.hi, plain.nz = value.base, value.offset, value.lo, value.hi, value.nz
+    if not plain.exact_signed:
+        lo, hi = full_range(value.bits)
+        return lo, hi, mask_of(value.bits)
+    return plain.low, plain.high, plain.known_nz
+
+
+def _type_bytes(type_: str) -> int:
+    if type_.startswith("<"):
+        lanes, element = type_[1:-1].split(" x ")
+        return max(1, int(lanes) * int(element[1:]) // 8)
+    return max(1, int(type_[1:]) // 8)

@@ -1,0 +1,19 @@
+// <float.h> for NVRTC: IEEE binary32 and binary64.
+#if !defined(WEFT_NVRTC_FLOAT_H) && !defined(_CUDA_STD_CFLOAT)  // CCCL's <cuda/std/cfloat> defines the same
+#define WEFT_NVRTC_FLOAT_H
+#define FLT_RADIX 2
+#define FLT_MANT_DIG 24
+#define FLT_DIG 6
+#define FLT_MIN_EXP (-125)
+#define FLT_MAX_EXP 128
+#define FLT_EPSILON 1.1920928955078125e-7f
+#define FLT_MIN 1.17549435082228750797e-38f
+#define FLT_MAX 3.40282346638528859812e+38f
+#define DBL_MANT_DIG 53
+#define DBL_DIG 15
+#define DBL_MIN_EXP (-1021)
+#define DBL_MAX_EXP 1024
+#define DBL_EPSILON 2.2204460492503130808e-16
+#define DBL_MIN 2.2250738585072013831e-308
+#define DBL_MAX 1.7976931348623157081e+308
+#endif
