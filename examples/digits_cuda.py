@@ -1,6 +1,6 @@
 """Trains a small neural network on handwritten digits, every step of it a CUDA C++ kernel, on a virtual GPU.
 
-    weft run examples/digits_cuda.py [--epochs N] [--gpu NAME] [--seed N] [--compiler nvrtc|clang] [--out FILE] [--check]
+    weft run examples/digits_cuda.py [--epochs N] [--gpu NAME] [--seed N] [--compiler NAME] [--out FILE] [--check]
 
 In: the 1,797 images of 8 x 8 pixels that scikit-learn ships, a fifth of them held out for the test, and the kernels
 in digits_cuda.cu. Out: the test accuracy, and a PNG with the learning curve and some test digits with what the
@@ -335,7 +335,9 @@ def main() -> int:
     draw(arguments.out, curve, digits, predictions)
     seconds = time.perf_counter() - begin
     console.print(f"test accuracy  {accuracy:.1%} ({round(accuracy * len(predictions))} of {len(predictions)} images)")
-    console.print(f"time           {train_seconds:.1f} s to train {network.steps} steps, {seconds:.1f} s in all (measured)")
+    console.print(
+        f"time           {train_seconds:.1f} s to train {network.steps} steps, {seconds:.1f} s in all (measured)"
+    )
     console.print(f"picture        {os.fspath(arguments.out)}")
     console.print(f"ran as {gpu.name} on {gpu.threads} CPU threads; no GPU needed")
     return 0

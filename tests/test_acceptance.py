@@ -204,6 +204,9 @@ def mutants(opcode: str) -> dict[str, bool]:
             values[slot.name] = TYPES.get(choice, choice)
             tokens += [choice] if choice else []
         spec_count = sum(not s.is_destination and not s.is_address for s in entry.operands)
+        words = [token for token in tokens if token not in TYPES]
+        if len(words) != len(set(words)):
+            continue  # ptxas reads a modifier that is written twice
         changed = Match(entry, values, tuple(tokens))
         try:
             text = operand_text(entry, changed, True, spec_count)

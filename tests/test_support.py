@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from weft.codegen import abi
-from weft.codegen.jit import Target, link_object, optimise_and_emit
+from weft.codegen.jit import Target, function_attributes, link_object, optimise_and_emit
 from weft.codegen.support import support_functions, write_function
 
 TARGETS = {"host": Target.host(), "avx2": Target.host("avx2")}
@@ -109,8 +109,6 @@ class Bench:
             lines.append(f"  %p{count} = load ptr, ptr %g{count}")
             lines.append(f"  store {function.result} %r, ptr %p{count}, align 16")
         text = "\n".join([*lines, "  ret void", "}", ""])
-        from weft.codegen.jit import function_attributes
-
         text = text.replace("(ptr %a) {", f"(ptr %a) {function_attributes(self.target)} {{")
         code, _ = optimise_and_emit(support_functions({name}, self.target) + text, self.target, verify=True, name=name)
         address, handle = link_object(code)
@@ -467,7 +465,7 @@ def test_atomics(bench, style, op, kind, bits):
             if mask >> lane & 1:
                 place = places[lane]
                 olds[lane] = current[place]
-                current[place] = combine(op, kind, bits, place[0] == "shared" and explicit, current[place],
+                current[place] = combine(op, kind, bits, place[0] == "shared", current[place],
                                          b[lane], c[lane])  # fmt: skip
         operands = [packed(b, bits)] + ([packed(c, bits)] if op == "cas" else [])
         if explicit:

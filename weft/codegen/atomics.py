@@ -71,10 +71,10 @@ class _Atomic:
             return ("" if self.kind == "s" else "u") + self.operation
         return _DIRECT[self.operation]
 
-    def combine(self, f: IRFunction, old: Value, b: Value, c: Value | None) -> Value:
+    def combine(self, f: IRFunction, old: Value, b: Value, c: Value | None, in_shared: bool) -> Value:
         """The new value of memory for one lane."""
         if self.floating:
-            return _combine_float(f, self, old, b)
+            return _combine_float(f, self, old, b, in_shared)
         operation = self.operation
         if operation in ("add", "and", "or", "xor"):
             return f.binary(operation, old, b)
@@ -146,10 +146,10 @@ def _extreme_half(f: IRFunction, a: Value, b: Value, bf16: bool, largest: bool) 
     return f.select(f.and_(a_nan, b_nan), 0x7FFF, pick)
 
 
-def _combine_float(f: IRFunction, atomic: _Atomic, old: Value, b: Value) -> Value:
+def _combine_float(f: IRFunction, atomic: _Atomic, old: Value, b: Value, in_shared: bool) -> Value:
     if atomic.kind == "f":
         if atomic.bits == 32:
-            return _add_f32(f, old, b, flush=not atomic.shared)
+            return _add_f32(f, old, b, flush=not in_shared)
         total = f.binary("fadd", f.bitcast(old, "double"), f.bitcast(b, "double"))
         return f.bitcast(total, "i64")
     bf16 = atomic.kind.startswith("bf16")
@@ -206,11 +206,11 @@ class _Writer:
             self.f.ret(self.f.load(self.vector, self.results, align=64))
 
     def step_plain(self, pointer: Value, lane: Value) -> None:
-        """One lane, by an ordinary load and store."""
+        """One lane, by an ordinary load and store (shared memory)."""
         f = self.f
         b, c = self.operands(lane)
         old = f.load(self.element, pointer, align=self.bytes)
-        f.store(self.atomic.combine(f, old, b, c), pointer, align=self.bytes)
+        f.store(self.atomic.combine(f, old, b, c, in_shared=True), pointer, align=self.bytes)
         self.keep(lane, old)
 
     def step_atomic(self, pointer: Value, lane: Value) -> None:
@@ -224,7 +224,7 @@ class _Writer:
             old, _ = f.cmpxchg(pointer, b, c, "seq_cst")
             self.keep(lane, old)
         else:
-            self.keep(lane, self.exchange_loop(pointer, lambda old: atomic.combine(f, old, b, c)))
+            self.keep(lane, self.exchange_loop(pointer, lambda old: atomic.combine(f, old, b, c, in_shared=False)))
 
     def exchange_loop(self, pointer: Value, change) -> Value:
         """Replaces the value at `pointer` by change(value), atomically; gives the old value."""
@@ -321,7 +321,7 @@ class _Writer:
         with f.for_bits(self.mask) as lane:
             found = f.get(value)
             self.keep(lane, found)
-            f.set(value, self.atomic.combine(f, found, *self.operands(lane)))
+            f.set(value, self.atomic.combine(f, found, *self.operands(lane), in_shared=False))
         return f.get(value)
 
 

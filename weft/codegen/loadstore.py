@@ -30,6 +30,7 @@ class Access(Builder):
         self.support: set[str] = set()
         self.slot_of: dict[object, int] = {}
         self.static_shared = 0
+        self.has_local = False
         self.parameter_base = "%params.int"
 
     # ------------------------------------------------------------ masks
@@ -160,7 +161,7 @@ class Access(Builder):
             return self._load_shared(self.resize(address, 32, False), bits, count)
         if space == "local":
             return self._load_local(self.resize(address, 32, False), bits, count)
-        return self._load_global(address, bits, count)
+        return self._load_global(space, address, bits, count)
 
     def store(self, space: str, address: Value, values: Sequence[Value], volatile: bool = False) -> None:
         """Store one element per value at consecutive places."""
@@ -199,36 +200,55 @@ class Access(Builder):
 
     # ------------------------------------------------------------ out of line
     def _slow_load(self, kind: str, address: Value, bits: int, count: int, slot: str = "") -> list[str]:
-        """kind: "" (global and generic), "shared_" or "local_"."""
-        name = self._call_support(f"weft_load_{kind}i{bits}")
+        """kind: "" (global and generic), "shared_" or "local_". One call for all components: a lane's access is
+        checked, and faults, as a whole."""
+        total = bits * count
+        name = self._call_support(f"weft_load_{kind}i{total}")
         width = 32 if kind else 64
         addresses = self.join_chunks(self.vec(address), f"i{width}")
         tail = f"i32 {self.mask_word()}, i32 {self.site}" + (f", ptr {slot}" if slot else "")
+        vector = _lane_vector(total)
+        whole = self.t(f"call {vector} {name}({CONTEXT}, <32 x i{width}> {addresses}, {tail})")
+        self.after_slow_call()
+        if count == 1:
+            return list(self.split_chunks(whole, f"i{bits}"))
+        lanes = WARP_LANES * count
+        flat = self.t(f"bitcast {vector} {whole} to <{lanes} x i{bits}>")
         found: list[str] = []
         for i in range(count):
-            where = self._vector_add(addresses, i * bits // 8, width)
-            whole = self.t(f"call <32 x i{bits}> {name}({CONTEXT}, <32 x i{width}> {where}, {tail})")
-            found += self.split_chunks(whole, f"i{bits}")
-        self.after_slow_call()
+            part = self.shuffle_constant(flat, None, f"i{bits}", lanes, range(i, lanes, count))
+            found += self.split_chunks(part, f"i{bits}")
         return found
 
     def _slow_store(self, kind: str, address: Value, values: Sequence[Value], slot: str = "") -> list[str]:
-        bits = values[0].bits
-        name = self._call_support(f"weft_store_{kind}i{bits}")
+        bits, count = values[0].bits, len(values)
+        total = bits * count
+        name = self._call_support(f"weft_store_{kind}i{total}")
         width = 32 if kind else 64
         addresses = self.join_chunks(self.vec(address), f"i{width}")
         tail = f"i32 {self.mask_word()}, i32 {self.site}" + (f", ptr {slot}" if slot else "")
-        for i, v in enumerate(values):
-            where = self._vector_add(addresses, i * bits // 8, width)
-            whole = self.join_chunks(self.vec(v), f"i{bits}")
-            self.e(f"call void {name}({CONTEXT}, <32 x i{width}> {where}, <32 x i{bits}> {whole}, {tail})")
+        vector = _lane_vector(total)
+        parts = [self.join_chunks(self.vec(v), f"i{bits}") for v in values]
+        lanes = WARP_LANES
+        while len(parts) > 1:
+            # put halves side by side, then deal them out: component i of lane l ends at l * count + i
+            parts = [
+                self.shuffle_constant(a, b, f"i{bits}", lanes, range(2 * lanes)) for a, b in zip(parts[::2], parts[1::2])
+            ]
+            lanes *= 2
+        whole = parts[0]
+        if count > 1:
+            order = [i * WARP_LANES + lane for lane in range(WARP_LANES) for i in range(count)]
+            whole = self.shuffle_constant(whole, None, f"i{bits}", lanes, order)
+            whole = self.t(f"bitcast <{lanes} x i{bits}> {whole} to {vector}")
+        self.e(f"call void {name}({CONTEXT}, <32 x i{width}> {addresses}, {vector} {whole}, {tail})")
         self.after_slow_call()
         return []
 
     # ------------------------------------------------------------ global memory: loads
-    def _load_global(self, address: Value, bits: int, count: int) -> list[Value]:
+    def _load_global(self, space: str, address: Value, bits: int, count: int) -> list[Value]:
         size = bits // 8
-        if address.is_uniform:
+        if address.is_uniform and not (space == "generic" and self.has_local):
             return self._load_uniform(address, bits, count)
         offsets = self._pattern(address, size, count)
         if self.dry:
@@ -260,14 +280,16 @@ class Access(Builder):
             return self._scalar_loads(self.t(f"inttoptr i64 {at} to ptr"), bits, count)
 
         def slow():
-            name = self._call_support(f"weft_load_uniform_i{bits}")
+            total = bits * count
+            name = self._call_support(f"weft_load_uniform_i{total}")
+            type_ = f"i{total}" if total <= 64 else f"<{total // 64} x i64>"
             tail = f"i32 {self.mask_word()}, i32 {self.site}, ptr {slot}"
-            found = []
-            for i in range(count):
-                where = at if i == 0 else self.t(f"add i64 {at}, {i * size}")
-                found.append(self.t(f"call i{bits} {name}({CONTEXT}, i64 {where}, {tail})"))
+            whole = self.t(f"call {type_} {name}({CONTEXT}, i64 {at}, {tail})")
             self.after_slow_call()
-            return found
+            if count == 1:
+                return [whole]
+            parts = self.t(f"bitcast {type_} {whole} to <{count} x i{bits}>")
+            return [self.t(f"extractelement <{count} x i{bits}> {parts}, i32 {i}") for i in range(count)]
 
         return [self.scalar(x, bits) for x in self.diamond(ok, fast, slow, [f"i{bits}"] * count)]
 
@@ -912,3 +934,8 @@ class Access(Builder):
 
     def prefetch(self, space: str, address: Value) -> None:
         """Accepted and left out: a hint."""
+
+
+def _lane_vector(bits: int) -> str:
+    """The type of one `bits`-wide value per lane; beyond 64 bits a lane's 64-bit words lie side by side."""
+    return f"<32 x i{bits}>" if bits <= 64 else f"<{32 * bits // 64} x i64>"

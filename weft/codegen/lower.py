@@ -58,6 +58,7 @@ class Lowering(WarpOps):
         self.local_offsets = flat.local_offsets
         self.parameter_offsets = flat.parameter_offsets
         self.static_shared = flat.static_shared_bytes
+        self.has_local = flat.local_bytes > 0
         self.symbol_index: dict[str, int] = {}
         self.mask: tuple[str, ...] | None = None
         self.guard: Value | None = None

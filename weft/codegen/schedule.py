@@ -177,7 +177,11 @@ class _Shape:
             attributes=function_attributes(self.target, cold=True),
         )
         order, seed = f.parameters
-        random = f.variable(f.or_(seed, 1))
+        # Spread small seeds over all bits (the finaliser of MurmurHash3); xorshift must not start at 0.
+        mixed = f.mul(f.xor(seed, f.lshr(seed, 16)), 0x85EBCA6B)
+        mixed = f.mul(f.xor(mixed, f.lshr(mixed, 13)), 0xC2B2AE35)
+        mixed = f.xor(mixed, f.lshr(mixed, 16))
+        random = f.variable(f.select(f.icmp("eq", mixed, 0), 1, mixed))
         with f.for_range(f.const("i32", 1), self.warps) as i:
             # Xorshift32 (Marsaglia, "Xorshift RNGs", 2003).
             x = f.get(random)

@@ -41,6 +41,7 @@ from weft.ptx.declarations import (
 from weft.ptx.expressions import parse_constant, parse_integer
 from weft.ptx.lexer import IDENTIFIER
 from weft.ptx.module import Function, Label, Variable
+from weft.ptx.scopes import NotPlainError, OperandCache, Scope
 from weft.types import TYPES
 
 STATEMENT = re.compile(
@@ -80,65 +81,6 @@ _DISCARD = Discard()
 _WARP_SIZE = SpecialRegister("WARP_SZ")
 
 
-class _NotPlain(Exception):
-    """An operand whose text alone does not tell what it is."""
-
-
-class OperandCache(dict):
-    """Operand text -> operand, for one scope; what is not there yet is made on the first look-up.
-
-    `ranges`, `names`, `used` and `registers` are the scope's and the function's (see Scope and BodyParser).
-    """
-
-    __slots__ = ("make", "names", "ranges", "registers", "used")
-
-    def __missing__(self, piece: str) -> Operand:
-        # Two thirds of the misses are the first use of a register from `%r<100>`: they end here.
-        text = piece.strip()
-        prefix = text.rstrip("0123456789")
-        declared = self.ranges.get(prefix)
-        if declared is not None and text not in self.used:
-            digits = text[len(prefix) :]
-            if digits and (digits[0] != "0" or digits == "0") and len(digits) < 19 and int(digits) < declared[0]:
-                register = self.names[text] = self[text] = self[" " + text] = Register(text)
-                self.used.add(text)
-                self.registers[text] = declared[1].type
-                return register
-        return self.make(piece, self)
-
-
-class Scope:
-    """The names that one `{ }` declares. `cache` maps operand text to operands while the scope is innermost."""
-
-    __slots__ = ("cache", "labels", "names", "parent", "ranges", "tables")
-
-    def __init__(self, parent: Scope | None, body: BodyParser):
-        self.parent = parent
-        self.names: dict[str, Operand] = {}
-        self.ranges: dict[str, tuple[int, Qualifiers]] = {}  # prefix -> (count, type), from `%r<100>`
-        self.labels: dict[str, str] = {}  # name -> name in the Function
-        self.tables: dict[str, str] = {}  # of .callprototype, .calltargets and .branchtargets
-        self.cache = cache = OperandCache()
-        cache.make, cache.names = body._make_operand, self.names
-        cache.used, cache.registers = body.used, body.function.registers
-        cache.ranges = {}  # of the outermost scope, scalars only: no other name can be meant, none is in the way
-
-    def range_of(self, name: str) -> Qualifiers | None:
-        """The type of `name` if a parametrised declaration of this scope covers it."""
-        prefix = name.rstrip("0123456789")
-        while len(prefix) < len(name):
-            declared = self.ranges.get(prefix)
-            if declared is not None:
-                digits = name[len(prefix) :]
-                if (digits[0] != "0" or len(digits) == 1) and len(digits) < 19 and int(digits) < declared[0]:
-                    return declared[1]
-            prefix = name[: len(prefix) + 1]
-        return None
-
-    def declares(self, name: str) -> bool:
-        return name in self.names or (bool(self.ranges) and self.range_of(name) is not None)
-
-
 class BodyParser:
     """Parses one function body."""
 
@@ -146,7 +88,7 @@ class BodyParser:
         self.context, self.function, self.lexer = context, function, context.lexer
         self.file = context.module.file
         self.used: set[str] = set()
-        self.scope = Scope(None, self)
+        self.scope = self._enter(None)
         self.label_refs: list[tuple[int, Scope]] = []
         self.target_lists: list[tuple[str, Scope, int]] = []
         self.guards: dict[str, Guard] = {}  # by `p` and `!p`, in the innermost scope
@@ -159,6 +101,9 @@ class BodyParser:
                 self.scope.names[param.name] = Register(param.name)
             else:
                 self.scope.names[param.name] = Symbol(param.name)
+
+    def _enter(self, parent: Scope | None) -> Scope:
+        return Scope(parent, self._make_operand, self.used, self.function.registers)
 
     def parse(self) -> None:
         """Parse from `{` to the `}` that closes it; the token behind becomes current."""
@@ -183,7 +128,7 @@ class BodyParser:
             if found is None:
                 self._bad_statement(position)
             position = found.end()
-            kind = found.lastindex
+            kind = found.lastindex or 0
             start = found.start(3 if kind == 4 else kind)
             line += count("\n", counted, start)
             counted = start
@@ -192,8 +137,8 @@ class BodyParser:
                 negated, guard, head, operands = found.group(1, 2, 3, 4)
                 parts = heads.get(head)
                 if parts is None:
-                    parts = tuple(part.strip() for part in head.split("."))
-                    parts = heads[head] = (parts[0], parts[1:])
+                    first, *rest = head.split(".")
+                    parts = heads[head] = (first.strip(), tuple(part.strip() for part in rest))
                 opcode, modifiers = parts
                 self.opcode = opcode
                 if guard is not None:
@@ -205,13 +150,13 @@ class BodyParser:
                         if "{" in operands:
                             pieces = _PIECE.findall(operands)
                             if sum(map(len, pieces)) + len(pieces) - 1 != len(operands):
-                                raise _NotPlain
+                                raise NotPlainError
                             values = tuple([cache[piece] for piece in pieces])
                         elif operands:
                             values = tuple([cache[piece] for piece in operands.split(",")])
                         else:
                             values = ()
-                    except _NotPlain:
+                    except NotPlainError:
                         values = self._operands(found.start(4), position - 1)
                 # Instruction(...), without the constructor of a frozen dataclass: it costs a sixth of the parse.
                 instruction = new(Instruction)
@@ -224,7 +169,7 @@ class BodyParser:
             elif kind == _LABEL:
                 self._label(found.group(5))
             elif kind == _OPEN:
-                self.scope = scope = Scope(scope, self)
+                self.scope = scope = self._enter(scope)
                 cache = scope.cache
                 guards.clear()
             elif kind == _CLOSE:
@@ -324,16 +269,19 @@ class BodyParser:
         if directive == ".file":
             skip_file(self.context)
             return lexer.start
-        lexer.fail("syntax error", "an instruction, a label or a declaration")
+        return lexer.fail("syntax error", "an instruction, a label or a declaration")
 
     def _registers(self, found: re.Match) -> bool:
         """The usual `.reg .b32 a, %b<4>;`; False when it takes the token parser."""
-        names = [_REG_NAME.fullmatch(part) for part in found.group(2).split(",")]
-        if not all(names):
-            return False
+        names = []
+        for part in found.group(2).split(","):
+            name = _REG_NAME.fullmatch(part)
+            if name is None:
+                return False
+            names.append(name.groups())
         qualifiers = Qualifiers(TYPES[found.group(1)], 0)
-        for name in names:
-            self._declare_register(name.group(1), name.group(2), qualifiers)
+        for text, count in names:
+            self._declare_register(text, count, qualifiers)
         return True
 
     def _register_declaration(self) -> None:
@@ -468,7 +416,7 @@ class BodyParser:
             )
         if operand is None and name[0] == "%":
             self._illegal(f"register {name}.{element} is not declared")
-        self._illegal(f"{name} has no element .{element}")
+        return self._illegal(f"{name} has no element .{element}")
 
     def _refuse_texture(self, name: str) -> NoReturn:
         self.lexer.unsupported(
@@ -481,7 +429,7 @@ class BodyParser:
         if operand is None and name[0] in "$%" or isinstance(operand, Vector):
             self._illegal(f"guard @{negated}{name} is not a declared register")
         kind = self.function.registers.get(operand.name) if isinstance(operand, Register) else None
-        if kind is None or kind.kind != "pred":
+        if not isinstance(operand, Register) or kind is None or kind.kind != "pred":
             self._illegal(f"guard @{negated}{name}", found=f".{kind}" if kind else "no register", expected=".pred")
         guard = Guard(operand.name, bool(negated))
         self.guards[negated + name] = guard
@@ -492,7 +440,7 @@ class BodyParser:
 
     # ------------------------------------------------------------ operands by their text
     def _make_operand(self, piece: str, cache: OperandCache) -> Operand:
-        """The operand of a usual shape that `piece` spells, into the cache. Raises _NotPlain for other shapes."""
+        """The operand of a usual shape that `piece` spells, into the cache. Raises NotPlainError for other shapes."""
         text = piece.strip()
         if text in cache:
             value = cache[piece] = cache[text]
@@ -504,7 +452,7 @@ class BodyParser:
             name, offset = found.groups()
             base = cache[name]
             if not isinstance(base, (Register, Symbol)):
-                raise _NotPlain
+                raise NotPlainError
             value = Address(base, int(offset) if offset else 0)
         elif _DECIMAL.fullmatch(text):
             value = Immediate(int(text))
@@ -515,15 +463,15 @@ class BodyParser:
         elif text[:1] == "{" and text[-1] == "}":
             items = tuple([cache[part] for part in text[1:-1].split(",")])
             if any(isinstance(item, (Vector, Address, Pair)) for item in items):
-                raise _NotPlain
+                raise NotPlainError
             value = Vector(items)
         elif text.count("|") == 1:
             first, second = (cache[part] for part in text.split("|"))
             if not isinstance(first, (Register, Discard)) or not isinstance(second, (Register, Discard)):
-                raise _NotPlain
+                raise NotPlainError
             value = Pair(first, second)
         else:
-            raise _NotPlain
+            raise NotPlainError
         cache[text] = cache[piece] = value
         return value
 
@@ -636,8 +584,8 @@ class BodyParser:
         coordinates = None
         if lexer.accept(","):
             items = self._operand_list()
-            single = len(items) == 1 and isinstance(items[0], Vector)
-            coordinates = items[0] if single else Vector(tuple(items))
+            first = items[0]
+            coordinates = first if len(items) == 1 and isinstance(first, Vector) else Vector(tuple(items))
         lexer.expect("]")
         return Address(base, offset, coordinates)
 
@@ -658,7 +606,7 @@ class BodyParser:
             index = self._operand()
             lexer.expect(",")
             line = lexer.line
-            table = LabelRef(self._find_table(lexer.identifier("a .branchtargets label"), "branch_targets", line))
+            table = LabelRef(self._find_table(lexer.identifier("a .branchtargets label"), line, "branch_targets"))
             operands: tuple = (index, table)
         else:
             operands = (self._call(),)
@@ -666,8 +614,8 @@ class BodyParser:
             lexer.fail("syntax error", "',' or ';'")
         return operands
 
-    def _find_table(self, name: str, *kinds: str) -> str:
-        kinds, line = kinds[:-1], kinds[-1]
+    def _find_table(self, name: str, line: int, *kinds: str) -> str:
+        """The Function's name of a label that an earlier directive of one of `kinds` (Function fields) defined."""
         scope: Scope | None = self.scope
         while scope is not None and name not in scope.tables:
             scope = scope.parent
@@ -700,11 +648,11 @@ class BodyParser:
                 if lexer.accept(","):
                     line = lexer.line
                     label = lexer.identifier("a .callprototype label")
-                    prototype = self._find_table(label, "prototypes", "call_targets", line)
+                    prototype = self._find_table(label, line, "prototypes", "call_targets")
             elif isinstance(target, Register):
                 line = lexer.line
                 label = lexer.identifier("'(' or a .callprototype label")
-                prototype = self._find_table(label, "prototypes", "call_targets", line)
+                prototype = self._find_table(label, line, "prototypes", "call_targets")
             else:
                 lexer.fail("syntax error", "'('")
         if isinstance(target, Register) and not prototype:
@@ -740,7 +688,7 @@ class BodyParser:
             if name in scope.labels:
                 return scope.labels[name]
             scope = scope.parent
-        self._illegal(f"label {name} is not defined in {self.function.name}, or not in this scope", line=line)
+        return self._illegal(f"label {name} is not defined in {self.function.name}, or not in this scope", line=line)
 
 
 def skip_file(context: Context) -> None:

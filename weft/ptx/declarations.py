@@ -166,7 +166,8 @@ def _parse_variable(context: Context, space: str, linkage: str, qualifiers: Qual
     size = element.bytes * math.prod(shape)
     if size >= MAX_BYTES:
         lexer.illegal(f"variable {name} is too large", found=f"{size} bytes", line=line)
-    init, relocations = None, ()
+    init: bytes | None = None
+    relocations: list[Relocation] = []
     if lexer.value == "=":
         if space not in ("global", "const") or linkage == "extern":
             lexer.illegal(f"no initial value is allowed for {name} in .{linkage or space}", line=line)
@@ -209,9 +210,7 @@ class Initializer:
             self._scalar(0)
             return bytes(self.data.ljust(self.element.bytes, b"\0")), self.relocations
         inner = math.prod(size for size in self.levels[1:] if size is not None) * self.element.bytes
-        if self.levels[0] is not None and self.levels[0] * inner > MAX_INITIALIZED_BYTES or (
-            inner > MAX_INITIALIZED_BYTES
-        ):
+        if inner * (self.levels[0] or 1) > MAX_INITIALIZED_BYTES:
             self.lexer.illegal(f"initialised variable {self.name} is too large", expected="at most 1 GiB")
         count = self._plain_list() if len(self.levels) == 1 else None
         if count is None:
@@ -278,7 +277,7 @@ class Initializer:
             constant = parse_constant(lexer)
             if lexer.value == "(" and not constant.is_float:
                 lexer.advance()
-                value = self._masked(offset, constant.value, line)
+                value = self._masked(offset, constant.integer, line)
             elif constant.is_float != (element.kind == "f") or (element.kind == "f" and element.bits not in (32, 64)):
                 kind = "a float" if constant.is_float else "an integer"
                 wanted = {"f32": "a float", "f64": "a float"}.get(element.name, "an integer")
@@ -286,9 +285,11 @@ class Initializer:
                     wanted = "no initial value"
                 lexer.illegal(f"initialiser of .{element} {self.name}", found=kind, expected=wanted, line=line)
             elif constant.is_float:
-                value = constant.value if constant.kind == element.name else float_bits(constant.number(), element.name)
+                value = (
+                    constant.integer if constant.kind == element.name else float_bits(constant.number(), element.name)
+                )
             else:
-                value = constant.value
+                value = constant.integer
         self.data.extend(b"\0" * (offset - len(self.data)))
         self.data.extend((value & element.mask).to_bytes(element.bytes, "little"))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 from weft.isa.operands import Immediate
 from weft.ptx.lexer import Lexer, integer_literal
@@ -33,8 +33,14 @@ _COMPARE = {
 class Constant(NamedTuple):
     """kind "s64", "u64": an int in that range; "f32", "f64": the bits of 0f.../0d...; "float": a Python float."""
 
-    value: Union[int, float]
+    value: int | float
     kind: str
+
+    @property
+    def integer(self) -> int:
+        """The value of an s64 or u64 constant, or the bits of an f32 or f64 one."""
+        assert isinstance(self.value, int), self
+        return self.value
 
     @property
     def is_float(self) -> bool:
@@ -43,12 +49,12 @@ class Constant(NamedTuple):
     def immediate(self) -> Immediate:
         return Immediate(self.value, self.kind if self.is_float else "int")
 
-    def number(self) -> Union[int, float]:
+    def number(self) -> int | float:
         """The value itself: a Python float for all float kinds."""
         if self.kind == "f32":
-            return struct.unpack("<f", self.value.to_bytes(4, "little"))[0]
+            return struct.unpack("<f", self.integer.to_bytes(4, "little"))[0]
         if self.kind == "f64":
-            return struct.unpack("<d", self.value.to_bytes(8, "little"))[0]
+            return struct.unpack("<d", self.integer.to_bytes(8, "little"))[0]
         return self.value
 
 
@@ -63,7 +69,7 @@ def parse_integer(lexer: Lexer, what: str) -> int:
     constant = parse_constant(lexer)
     if constant.is_float:
         lexer.illegal(f"{what} must be an integer", found=str(constant.number()), line=line)
-    return constant.value
+    return constant.integer
 
 
 def float_bits(value: float, kind: str) -> int:
@@ -97,7 +103,7 @@ def _conditional(lexer: Lexer, depth: int) -> Constant:
     chosen = first if condition.value else second
     if first.is_float or second.is_float:
         return chosen
-    return _wrap(chosen.value, "u64" in (first.kind, second.kind))
+    return _wrap(chosen.integer, "u64" in (first.kind, second.kind))
 
 
 def _binary(lexer: Lexer, lowest: int, depth: int) -> Constant:
@@ -119,7 +125,7 @@ def _apply(lexer: Lexer, operator: str, left: Constant, right: Constant, line: i
         return Constant(int(_COMPARE[operator](left.number(), right.number())), "s64")
     if left.is_float or right.is_float:
         return Constant(_apply_float(lexer, operator, float(left.number()), float(right.number()), line), "float")
-    a, b = left.value, right.value
+    a, b = left.integer, right.integer
     unsigned = "u64" in (left.kind, right.kind)
     if operator in ("<<", ">>"):
         unsigned = left.kind == "u64"
@@ -153,7 +159,7 @@ def _apply_float(lexer: Lexer, operator: str, a: float, b: float, line: int) -> 
         if b != 0:
             return a / b
         return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1, b)
-    lexer.illegal(f"operator {operator} needs integers", line=line)
+    return lexer.illegal(f"operator {operator} needs integers", line=line)
 
 
 def _unary(lexer: Lexer, depth: int) -> Constant:
@@ -186,11 +192,11 @@ def _unary(lexer: Lexer, depth: int) -> Constant:
             operand = _unary(lexer, depth + 1)
             if operand.is_float:
                 lexer.illegal("a cast needs an integer", found=str(operand.number()))
-            return _wrap(operand.value, unsigned)
+            return _wrap(operand.integer, unsigned)
         inner = _conditional(lexer, depth + 1)
         lexer.expect(")")
         return inner
-    lexer.fail("syntax error", "a constant")
+    return lexer.fail("syntax error", "a constant")
 
 
 def _negate(lexer: Lexer, operator: str, operand: Constant, line: int) -> Constant:
@@ -202,5 +208,5 @@ def _negate(lexer: Lexer, operator: str, operand: Constant, line: int) -> Consta
         return Constant(-operand.number(), "float")
     if operator == "!":
         return Constant(int(operand.value == 0), "s64")
-    value = -operand.value if operator == "-" else ~operand.value
+    value = -operand.integer if operator == "-" else ~operand.integer
     return _wrap(value, operand.kind == "u64")

@@ -78,7 +78,7 @@ class Lexer:
         found = TOKEN.match(self.text, self.end)
         if found is None:
             self._fail_at(self.end)
-        self.kind = found.lastgroup
+        self.kind = found.lastgroup or ""
         self.value = found.group(self.kind)
         self.start, self.end = found.span(self.kind)
         return left

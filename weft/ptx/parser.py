@@ -1,4 +1,4 @@
-"""PTX text -> Module. Enters: the text of a PTX file (versions 3.x to 9.x). Leaves: a Module, or an error with its line.
+"""PTX text -> Module. Enters: the text of a PTX file (3.x to 9.x). Leaves: a Module, or an error with its line.
 
 The parser knows the grammar but no instruction: opcodes, modifiers and operands are read as they stand, and
 weft/ptx/check.py holds them against the instruction table.
@@ -19,11 +19,18 @@ from weft.ptx.declarations import (
     parse_pragma,
     parse_variables,
 )
-from weft.ptx.lexer import Lexer, strip_comments
+from weft.ptx.lexer import IDENTIFIER, Lexer, strip_comments
 from weft.ptx.module import Function, Module, Variable
+from weft.types import TYPES
 
 _VERSION = re.compile(r"\s*(\d{1,3})\.(\d{1,3})(?![\w.])", re.ASCII)
 _SECTION = re.compile(r"\.section\s+[\w.$]+\s*\{[\s\w.,:$+\-]*\}", re.ASCII)
+# `.visible .global .align 4 .u32 name[4];` and `... name = 5;`: CUDA's C++ library headers bring hundreds of them.
+_PLAIN_VARIABLE = re.compile(
+    rf"\s*(?:\.(visible|extern|weak|common)\s+)?\.(global|const|shared)\s+(?:\.align\s+([1-9]\d{{0,4}})\s+)?"
+    rf"\.([bus]\d\d?)\s+({IDENTIFIER})\s*(?:\[\s*([1-9]\d{{0,8}})\s*\]|=\s*(0|-?[1-9]\d{{0,17}}))?\s*;",
+    re.ASCII,
+)
 _TARGET = re.compile(r"(?:sm|compute)_\d{1,4}[a-z]?")
 _TARGET_OPTIONS = ("texmode_unified", "texmode_independent", "debug", "map_f64_to_f32")
 
@@ -42,7 +49,8 @@ def parse_module(text: str, file: str = "<ptx>", check: bool = False) -> Module:
     context = Context(lexer, module, SourceMap(module.files, DebugStrings(stripped)))
     _parse_preamble(context)
     while lexer.kind != "end":
-        _parse_statement(context)
+        if not _plain_variables(context):
+            _parse_statement(context)
     _resolve_symbols(context)
     if check:
         from weft.ptx.check import check_module
@@ -100,6 +108,31 @@ def _parse_statement(context: Context) -> None:
         lexer.fail("syntax error", "a declaration or directive")
 
 
+def _plain_variables(context: Context) -> bool:
+    """Declare the plain variables that follow; whether there were any. They take a quarter of the usual time."""
+    lexer = context.lexer
+    start = position = lexer.start
+    while found := _PLAIN_VARIABLE.match(lexer.text, position):
+        linkage, space, align, kind, name, count, init = found.groups()
+        element = TYPES.get(kind)
+        if element is None or (init and (space == "shared" or linkage == "extern")):
+            break
+        alignment = int(align) if align else element.bytes
+        if alignment & (alignment - 1):
+            break
+        variable = Variable(
+            name, space, element, element.bytes * int(count or 1), alignment,
+            (int(init) & element.mask).to_bytes(element.bytes, "little") if init else None,
+            linkage=linkage or "", line=lexer.line_at(found.start(2)),
+        )  # fmt: skip
+        _declare_variable(context, variable)
+        position = found.end()
+    if position == start:
+        return False
+    lexer.seek(position)
+    return True
+
+
 def _skip_section(lexer: Lexer) -> None:
     found = _SECTION.match(lexer.text, lexer.start)
     if found is None:
@@ -125,7 +158,7 @@ def _parse_alias(context: Context) -> None:
 
 
 def _parse_declaration(context: Context) -> None:
-    lexer, module = context.lexer, context.module
+    lexer = context.lexer
     linkage = ""
     while lexer.kind == "directive" and lexer.value in LINKAGE:
         if linkage:
@@ -179,6 +212,7 @@ def _parse_function(context: Context, linkage: str) -> None:
 
 def _agree(old: Function, new: Function) -> bool:
     """Whether two declarations of a function have the same shape (names of parameters may differ)."""
+
     def shape(function: Function) -> tuple:
         params = [[(p.size, p.in_register) for p in part] for part in (function.returns, function.params)]
         return function.is_entry, params

@@ -1,0 +1,245 @@
+"""The command `weft`: words in, one of the package's functions called, an exit status out.
+
+Exit status: 0 for success, 1 where the work failed, 2 for wrong usage, 130 after Ctrl-C. `weft run` ends as Python
+would end the program: with its own exit status, or 1 and a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import click
+
+from weft.errors import WeftError
+from weft.version import __version__
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class WeftGroup(click.Group):
+    """Reports Weft's own errors on one line, and Ctrl-C with status 130."""
+
+    def main(self, *args, **kwargs):  # type: ignore[override]
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.exceptions.Exit as exit_:
+            sys.exit(exit_.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("weft: interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # The reader of our output left; what Python would flush at exit goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except WeftError as error:
+            click.echo(f"weft: {error}", err=True)
+            sys.exit(1)
+
+
+class RunCommand(click.Command):
+    """A command whose own options end at the program's name: whatever follows is the program's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        takes_value = {
+            name
+            for parameter in self.params
+            if isinstance(parameter, click.Option) and not parameter.is_flag
+            for name in parameter.opts
+        }
+        index = 0
+        while index < len(args) and args[index].startswith("-") and args[index] not in ("-", "--"):
+            word = args[index]
+            if word == "-m":
+                index += 2
+                break
+            index += 2 if word in takes_value else 1
+        if index < len(args) and args[index] != "--":
+            args = [*args[:index], "--", *args[index:]]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=WeftGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="weft")
+def main() -> None:
+    """Weft: a software GPU. Runs CUDA C++ and PTX kernels on the CPU."""
+
+
+@main.command(cls=RunCommand)
+@click.option("--gpu", metavar="NAME", help="The default device's chip; see `weft gpus`.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads (default: all cores, or WEFT_THREADS).")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+              help="Stop a launch that runs longer than this.")  # fmt: skip
+@click.option("--deterministic", is_flag=True, help="Run blocks in order on one thread.")
+@click.option("--seed", type=click.IntRange(min=1, max=2**32 - 1), help="Shuffle the order of blocks and warps.")
+@click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does; the rest are its arguments.")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM.py [ARGS]...")
+def run(gpu: str | None, threads: int | None, time_limit: float | None, deterministic: bool, seed: int | None,
+        module: str | None, program: tuple[str, ...]) -> None:  # fmt: skip
+    """Run a Python program on virtual GPUs.
+
+    Options come before the program; what follows its name is passed to it.
+    """
+    if module is None and not program:
+        raise click.UsageError("name a program: weft run PROGRAM.py, or weft run -m MODULE")
+    if module is None:
+        refuse_cuda_source(program[0])
+    apply_settings(gpu=gpu, threads=threads, time_limit=time_limit, deterministic=deterministic, seed=seed)
+    sys.exit(run_program(module, list(program)))
+
+
+def refuse_cuda_source(program: str) -> None:
+    """Raises UsageError for a program that is no Python, saying what to do."""
+    if not os.path.exists(program):
+        raise click.UsageError(f"no such file: {program}")
+    if program.endswith((".cu", ".cuh")):
+        raise click.UsageError(
+            f"{program}: CUDA programs with host code are not supported yet. Compile its kernels from a Python program "
+            f'and run that: kernels = weft.Device().compile("{program}"), then kernels["name"][grid, block](...)'
+        )
+    if program.endswith(".ptx"):
+        raise click.UsageError(
+            f"{program}: PTX has no host code to run. Load it from a Python program and run that: "
+            f'kernels = weft.Device().load(open("{program}").read()), then kernels["name"][grid, block](...)'
+        )
+
+
+def apply_settings(**chosen) -> None:
+    """Makes the options that were given the process's settings. Raises WeftError for an unknown chip."""
+    from weft import settings
+
+    settings.configure(**{name: value for name, value in chosen.items() if value is not None and value is not False})
+
+
+def run_program(module: str | None, arguments: Sequence[str]) -> int:
+    """Runs a module, or the file arguments[0], as `__main__`, and returns the exit status 0, or 1 after an exception,
+    whose traceback it prints without Weft's own frames. SystemExit and KeyboardInterrupt pass."""
+    # Python puts the program's folder, or with -m the current one, in front of the search path.
+    if module is None:
+        sys.argv = list(arguments)
+        if not os.path.isdir(arguments[0]):
+            sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
+    else:
+        sys.argv = [module, *arguments]
+        sys.path.insert(0, os.getcwd())
+    try:
+        if module is None:
+            runpy.run_path(arguments[0], run_name="__main__")
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        trace = program_frames(error.__traceback__)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        return 1
+    return 0
+
+
+def program_frames(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the program's first frame on."""
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") in (__name__, "runpy"):
+        trace = trace.tb_next
+    return trace
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def gpus(name: str | None, as_json: bool) -> None:
+    """List the chips that a device can be, or everything about one."""
+    from weft.report import catalogue
+
+    catalogue.print_chips(name, as_json)
+
+
+@main.group()
+def cache() -> None:
+    """The compiled kernels kept on disk."""
+
+
+@cache.command("info")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def cache_info(as_json: bool) -> None:
+    """Show where the cache is, and how much is in it."""
+    from weft.report.terminal import format_bytes, make_console, print_json, print_pairs
+
+    directory, counts = survey_cache()
+    total = sum(size for _, size in counts.values())
+    if as_json:
+        entries = {kind: {"entries": count, "bytes": size} for kind, (count, size) in counts.items()}
+        print_json({"directory": str(directory), "bytes": total, **entries})
+        return
+    pairs = [("directory", str(directory))]
+    pairs += [(kind, f"{count:,} entries, {format_bytes(size)}") for kind, (count, size) in counts.items()]
+    print_pairs(make_console(), [*pairs, ("total", format_bytes(total))])
+
+
+@cache.command("clear")
+def cache_clear() -> None:
+    """Remove all entries. Running programs rebuild what they need."""
+    from weft.report.terminal import format_bytes
+
+    directory, counts = survey_cache()
+    for path in cache_files(directory):
+        path.unlink(missing_ok=True)
+    count = sum(count for count, _ in counts.values())
+    size = sum(size for _, size in counts.values())
+    click.echo(f"removed {count:,} entries ({format_bytes(size)}) from {directory}")
+
+
+@cache.command("dir")
+def cache_dir() -> None:
+    """Print the cache's folder."""
+    from weft import settings
+
+    click.echo(settings.current().cache_dir)
+
+
+# The files of the cache, by what they hold.
+CACHE_PATTERNS = {"objects": "**/*.weftobj", "PTX": "**/ptx/*.json", "unfinished": "**/*.tmp"}
+
+
+def cache_files(directory: Path) -> list[Path]:
+    return [path for pattern in CACHE_PATTERNS.values() for path in directory.glob(pattern)]
+
+
+def survey_cache() -> tuple[Path, dict[str, tuple[int, int]]]:
+    """The cache's folder, and by kind the number of entries and their bytes."""
+    from weft import settings
+
+    directory = Path(settings.current().cache_dir)
+    counts = {}
+    for kind, pattern in CACHE_PATTERNS.items():
+        sizes = []
+        for path in directory.glob(pattern):
+            try:
+                sizes.append(path.stat().st_size)
+            except FileNotFoundError:  # another process removed it meanwhile
+                continue
+        if sizes or kind != "unfinished":
+            counts[kind] = (len(sizes), sum(sizes))
+    return directory, counts
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Show what is installed, what will work, and what to install for the rest.
+
+    Ends with status 1 where kernels cannot run.
+    """
+    from weft.doctor import examine
+    from weft.report.diagnosis import print_findings
+
+    found = examine()
+    print_findings(found, as_json)
+    if any(finding.state == "wrong" for finding in found):
+        sys.exit(1)

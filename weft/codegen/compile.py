@@ -1,0 +1,109 @@
+"""Module + kernel name + block shape -> CompiledKernel, by way of the object cache."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from weft.analysis.flow import build_flow
+from weft.analysis.inline import flatten_function
+from weft.codegen.jit import ObjectCache, Target, link_object, optimise_and_emit
+from weft.codegen.kernel import CompiledKernel, Site
+from weft.codegen.lower import Lowering
+from weft.codegen.schedule import scheduler_ir, scheduler_needs
+from weft.codegen.support import support_functions
+from weft.errors import NoSuchKernelError
+from weft.ptx.module import Label, Module
+from weft.types import Dim3
+from weft.version import __version__
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a kernel is compiled for.
+
+    small_grid: grid.x * block.x stays below 2**31, so that a thread's index fits a signed 32-bit register.
+    ptx_key: names the PTX in the cache; without it nothing is cached. dump: a directory for IR and assembly.
+    """
+
+    target: Target
+    small_grid: bool = True
+    cache: ObjectCache | None = None
+    ptx_key: str = ""
+    dump: Path | None = None
+
+    def key(self, name: str, block: Dim3) -> str:
+        """The cache key: everything that the object depends on."""
+        t = self.target
+        parts = (__version__, self.ptx_key, name, tuple(block), self.small_grid, t.triple, t.cpu, t.features, t.vector_bits)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def compile_kernel(
+    module: Module | Callable[[], Module], name: str, block: Dim3, options: CompileOptions
+) -> CompiledKernel:
+    """Compile an entry function for one block shape, or load it from the cache.
+
+    `module` may be a function that parses: it is not called when the cache has the kernel. Raises PtxError and
+    UnsupportedError for PTX that is wrong or not supported yet, NoSuchKernelError for an unknown name.
+    """
+    cached = options.cache is not None and bool(options.ptx_key)
+    key = options.key(name, block) if cached else ""
+    if cached:
+        found = options.cache.get(key)
+        if found is not None:
+            meta, code = found
+            return _link(pickle.loads(meta), code)
+    started = time.perf_counter()
+    if not isinstance(module, Module):
+        module = module()
+    parsed = time.perf_counter() - started
+    kernel, code = _compile(module, name, block, options)
+    kernel.timings["parse"] = parsed
+    if cached:
+        options.cache.put(key, pickle.dumps(kernel), code)
+    return _link(kernel, code)
+
+
+def _link(kernel: CompiledKernel, code: bytes) -> CompiledKernel:
+    kernel.entry, kernel.handle = link_object(code)
+    return kernel
+
+
+def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) -> tuple[CompiledKernel, bytes]:
+    if name not in module.kernels:
+        known = ", ".join(module.kernels) or "none"
+        raise NoSuchKernelError(f"no kernel {name!r} in {module.file} (it has: {known})")
+    started = time.perf_counter()
+    flat = flatten_function(module, name)
+    flow = build_flow(flat.body, module.file, flat.branch_targets)
+    lowered = Lowering(module, flat, flow, block, options.target, options.small_grid).run()
+    warps = (block.count + 31) // 32
+    needed = lowered.support | scheduler_needs(lowered.kind)
+    ir = (
+        support_functions(needed, options.target)
+        + lowered.text
+        + scheduler_ir(
+            lowered.kind, warps, lowered.frame_bytes, options.target, threads=block.count, reductions=lowered.reductions
+        )
+    )
+    emitted = time.perf_counter() - started
+    code, timings = optimise_and_emit(ir, options.target, dump=options.dump, name=name)
+    sites = tuple(
+        Site(0, None, item.name) if isinstance(item, Label) else Site(item.line, item.location, item.name)
+        for item in flat.body
+    )
+    kernel = CompiledKernel(
+        name=name, block=block, warps=warps, frame_bytes=lowered.frame_bytes,
+        static_shared_bytes=flat.static_shared_bytes, local_bytes=flat.local_bytes, slot_count=lowered.slot_count,
+        symbols=lowered.symbols, sites=sites, has_barriers=lowered.kind != "plain", may_spin=lowered.may_spin,
+        registers=lowered.registers,
+    )  # fmt: skip
+    kernel.timings = {"emit": emitted, **timings}
+    if hasattr(kernel, "has_loops"):
+        kernel = replace(kernel, has_loops=lowered.has_loops)
+    return kernel, code
