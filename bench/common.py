@@ -138,5 +138,5 @@ def benchmark_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
     parser.add_argument("--only", action="append", metavar="JOB", help="run only the jobs whose name contains JOB")
-    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer runs; for trying out, not to quote")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few runs; not to quote")
     return parser

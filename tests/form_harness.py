@@ -341,10 +341,10 @@ def check_emission(form: Form, count: int = 256) -> list[str]:
     columns = operand_columns(form, count)
     expected = reference_results(form, columns)
     found = emission_results(form, columns)
-    return list(itertools.islice(_mismatches(form, columns, found, expected), 4))
+    return list(itertools.islice(row_mismatches(form, columns, found, expected), 4))
 
 
-def _mismatches(form: Form, columns: list[list[int]], found, expected, note: str = "") -> Iterator[str]:
+def row_mismatches(form: Form, columns: list[list[int]], found, expected, note: str = "") -> Iterator[str]:
     for i, (got, want) in enumerate(zip(found, expected)):
         for (name, scalar), x, y in zip(form.all_results, got, want):
             if not agrees(x, y, scalar, form.tolerance):
@@ -675,6 +675,6 @@ def check_on_device(gpu, instances: Sequence[Instance], per_kernel: int = 50, pr
             rows = [tuple(int(v) for v in row) for row in found[first : first + count].T]
             expected = kernel.expected(instance)
             failures += itertools.islice(
-                _mismatches(instance.form, instance.columns, rows, expected, instance.note), 4
+                row_mismatches(instance.form, instance.columns, rows, expected, instance.note), 4
             )
     return failures

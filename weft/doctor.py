@@ -14,10 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from weft.errors import WeftError
+from weft.report.diagnosis import Finding
 from weft.version import __version__
 
 SAXPY_PTX = """
@@ -69,20 +69,6 @@ OPTIONAL_PACKAGES = (
     ("torch", "bench", "benchmarks against PyTorch"),
     ("numba", "bench", "benchmarks against Numba's CUDA simulator"),
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor's report.
-
-    state: "ok"; "note", where something optional is missing; "wrong", where Weft cannot work. advice: what to do about
-    it, empty when nothing need be done.
-    """
-
-    name: str
-    state: str
-    detail: str
-    advice: str = ""
 
 
 def find_python() -> Finding:
@@ -246,6 +232,7 @@ def find_packages() -> Iterator[Finding]:
 def run_saxpy() -> Finding:
     """Compiles and runs saxpy from PTX on 1,000 elements and compares every one with NumPy."""
     name = "test kernel"
+    advice = "report this with the output of weft doctor --json"
     try:
         import numpy as np
 
@@ -260,11 +247,11 @@ def run_saxpy() -> Finding:
         found = device_y.numpy()
         seconds = time.perf_counter() - start
     except (WeftError, ImportError, OSError) as error:
-        return Finding(name, "wrong", f"saxpy does not run: {error}", "report this with the output of weft doctor --json")
+        return Finding(name, "wrong", f"saxpy does not run: {error}", advice)
     wanted = (2.0 * x.astype(np.float64) + y).astype(np.float32)
     if not np.array_equal(found, wanted):
         detail = f"saxpy gives wrong results: {np.sum(found != wanted)} of {len(wanted)} elements differ"
-        return Finding(name, "wrong", detail, "report this with the output of weft doctor --json")
+        return Finding(name, "wrong", detail, advice)
     return Finding(name, "ok", f"saxpy from PTX gives the right {len(wanted)} results on a virtual {gpu.name} "
                    f"({seconds * 1e3:.0f} ms, measured)")  # fmt: skip
 

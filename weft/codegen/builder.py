@@ -257,7 +257,7 @@ class Builder:
         if v.cached is not None:
             return v.cached
         made = self._materialise(v)
-        if self.depth == 0:
+        if self.depth == 0 and not self.dry:
             v.cached = made
         return made
 

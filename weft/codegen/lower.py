@@ -15,6 +15,7 @@ import numpy as np
 from weft.analysis.divergence import Divergence, Group, find_groups
 from weft.analysis.flow import CARRY, Block, Flow, Loop, Op
 from weft.analysis.inline import FlatFunction
+from weft.analysis.order import ordered_ops
 from weft.codegen import abi
 from weft.codegen.jit import Target, function_attributes
 from weft.codegen.registers import RegisterFile
@@ -240,6 +241,7 @@ class Lowering(WarpOps):
             self._emit_plain(op)
             return
         then, after = self.new_label("then"), self.new_label("after")
+        self.registers.spill(op.writes)
         self.e(f"br i1 {self.uval(p)}, label %{then}, label %{after}")
         self.label(then)
         self.depth += 1
@@ -264,6 +266,7 @@ class Lowering(WarpOps):
         self.mask = tuple(chunks)
         # no lane at all: nothing may be touched, not even a uniform address
         then, after = self.new_label("some"), self.new_label("after")
+        self.registers.spill(op.writes)
         self.e(f"br i1 {self.any_chunk(self.mask)}, label %{then}, label %{after}")
         self.label(then)
         self.depth += 1
@@ -507,9 +510,10 @@ class Lowering(WarpOps):
     def _emit_uniform_block(self, block: Block) -> None:
         self._enter_block(block)
         self.label(f"B{block.index}")
-        for op in block.ops:
+        for op in ordered_ops(block.ops):
             self._emit_op(op)
         self.op = block.terminator or self.op
+        self._flush(block)
         if block.kind == "trap":
             self._emit_trap(block)
         elif block.kind == "suspend":
@@ -522,6 +526,9 @@ class Lowering(WarpOps):
             self._branch_uniform(block)
         else:
             self._branch_divergent(block)
+
+    def _flush(self, block: Block) -> None:
+        self.registers.flush(self.flow.live_out[block.index] | self.waiting, self.flow.registers)
 
     def _branch_is_uniform_now(self, block: Block) -> bool:
         return block.index not in self.divergent_blocks()
@@ -644,9 +651,10 @@ class Lowering(WarpOps):
         self.label(f"B{block.index}")
         self._clear_mask(slots)
         self.mask = self.block_mask = mask
-        for op in block.ops:
+        for op in ordered_ops(block.ops):
             self._emit_op(op)
         self.op = block.terminator or self.op
+        self._flush(block)
         self._leave_group_block(group, block)
         if block.kind != "trap":
             self.e(f"br label %{end}")
@@ -826,6 +834,7 @@ class Lowering(WarpOps):
         self.registers.begin_block()
         self.splats.clear()
         self._barrier_result(op)
+        self._flush(block)
         self._jump_uniform(block, block.successors[0])
 
     def _emit_group_suspend(self, group: Group, block: Block) -> None:
@@ -865,6 +874,7 @@ class Lowering(WarpOps):
         if "red" in op.ins.modifiers:
             self.mask = self.block_mask = self._load_mask(self._barrier_lanes())
             self._barrier_result(op)
+            self._flush(block)
 
     def _barrier_lanes(self) -> list[str]:
         if not hasattr(self, "_barrier_lane_slots"):

@@ -33,6 +33,7 @@ class RegisterFile:
         self.changed = False
         self.storage: dict[str, Storage] = {}
         self.current: dict[str, Value] = {}  # values known in this block
+        self.dirty: set[str] = set()  # registers whose value is newer than their storage
         self.allocas: list[str] = []
         self.frame_bytes = 0
         self.forced_varying: set[str] = set()
@@ -126,10 +127,26 @@ class RegisterFile:
     # ------------------------------------------------------------ reads and writes
     def begin_block(self) -> None:
         self.current.clear()
+        self.dirty.clear()
 
     def forget(self, names) -> None:
         for name in names:
             self.current.pop(name, None)
+
+    def flush(self, needed: int, numbers: dict[str, int]) -> None:
+        """Store what this block has written and what is still needed (a bit set of registers)."""
+        for name in sorted(self.dirty):
+            bit = numbers.get(name)
+            if bit is None or needed >> bit & 1:
+                self._store(name, self.current[name])
+        self.dirty.clear()
+
+    def spill(self, names) -> None:
+        """Bring the storage of some registers up to date, because code that may not run will write them."""
+        for name in names:
+            if name in self.dirty:
+                self._store(name, self.current[name])
+                self.dirty.discard(name)
 
     def read(self, name: str) -> Value | None:
         """The register's value; None during analysis when nothing has been written to it yet."""
@@ -142,10 +159,14 @@ class RegisterFile:
             return form
         if form is None:  # read and never written: no program can depend on it
             return b.const(0, self.bits[name])
-        if form.is_known:
-            return form
-        storage = self.storage[name]
         value = Value(form.bits)
+        if form.is_known:
+            # a copy: what a block remembers of a value must not reach other blocks
+            value.offset, value.table = form.offset, form.table
+            if b.depth == 0:
+                self.current[name] = value
+            return value
+        storage = self.storage[name]
         if form.vec is not None:
             value.vec = tuple(b.t(f"load {b.vtype(form.bits)}, ptr {p}") for p in storage.chunks)
         elif form.wide is not None:
@@ -173,57 +194,56 @@ class RegisterFile:
         form = self.forms[name]
         if form.is_known:
             return
-        storage = self.storage[name]
         if form.vec is not None:
-            self._write_varying(name, form, storage, value, blend)
-            return
-        assert blend is None, ("a masked write to a register kept as a scalar", name)
-        if form.wide is not None:
-            self._write_wide(name, form, storage, value)
-            return
-        assert value.vec is None and value.wide is None and value.table is form.table, ("form changed", name)
-        plain = Value(value.bits)
-        plain.base, plain.offset = value.base, value.offset
-        scalar = b.uval(plain)
-        b.e(f"store i{form.bits} {scalar}, ptr {storage.scalars[0]}")
-        stored = Value(form.bits)
-        stored.base, stored.table, stored.lo, stored.hi, stored.nz = scalar, form.table, form.lo, form.hi, form.nz
-        self._remember(name, stored)
+            value = self._blended(name, form, value, blend)
+        else:
+            assert blend is None, ("a masked write to a register kept as a scalar", name)
+            assert shape_key(value) == shape_key(form), ("form changed", name)
+            value = self._as_stored(form, value)
+        if b.depth:
+            self._store(name, value)
+            self.current.pop(name, None)
+        else:
+            self.current[name] = value
+            self.dirty.add(name)
 
-    def _write_varying(self, name, form, storage, value, blend) -> None:
+    def _blended(self, name: str, form: Value, value: Value, blend: tuple[str, ...] | None) -> Value:
         b = self.builder
         chunks = b.vec(value)
-        vtype = b.vtype(form.bits)
         if blend is not None:
+            vtype = b.vtype(form.bits)
             old = self.current.get(name)
-            before = old.vec if old is not None else [b.t(f"load {vtype}, ptr {p}") for p in storage.chunks]
+            before = old.vec if old is not None else [b.t(f"load {vtype}, ptr {p}") for p in self.storage[name].chunks]
             chunks = tuple(
-                b.t(f"select <{b.chunk} x i1> {m}, {vtype} {x}, {vtype} {y}")
-                for m, x, y in zip(blend, chunks, before)
+                b.t(f"select <{b.chunk} x i1> {m}, {vtype} {x}, {vtype} {y}") for m, x, y in zip(blend, chunks, before)
             )
-        for x, p in zip(chunks, storage.chunks):
-            b.e(f"store {vtype} {x}, ptr {p}")
-        self._remember(name, b.varying(chunks, form.bits))
+        return b.varying(chunks, form.bits)
 
-    def _write_wide(self, name, form, storage, value) -> None:
-        b = self.builder
-        assert shape_key(value) == shape_key(form), ("form changed", name)
-        rest = Value(64)
-        rest.base, rest.offset = value.base, value.offset
-        base = b.uval(rest)
-        b.e(f"store i64 {base}, ptr {storage.scalars[0]}")
-        b.e(f"store i32 {value.wide.base}, ptr {storage.scalars[1]}")
-        stored = Value(64)
-        stored.base, stored.table, stored.wide = base, value.table, value.wide
-        stored.lo, stored.hi = full_range(64)
-        stored.nz = mask_of(64)
-        self._remember(name, stored)
-
-    def _remember(self, name: str, value: Value) -> None:
-        if self.builder.depth == 0:
-            self.current[name] = value
+    def _as_stored(self, form: Value, value: Value) -> Value:
+        """The value in the register's own form: one scalar base, the form's table and ranges."""
+        plain = Value(value.bits)
+        plain.base, plain.offset = value.base, value.offset
+        stored = Value(form.bits)
+        stored.base = self.builder.uval(plain)
+        stored.table = form.table
+        if form.wide is not None:
+            stored.wide = value.wide
+            stored.lo, stored.hi = full_range(64)
+            stored.nz = mask_of(64)
         else:
-            self.current.pop(name, None)
+            stored.lo, stored.hi, stored.nz = form.lo, form.hi, form.nz
+        return stored
+
+    def _store(self, name: str, value: Value) -> None:
+        b = self.builder
+        storage = self.storage[name]
+        if value.vec is not None:
+            for x, p in zip(value.vec, storage.chunks):
+                b.e(f"store {b.vtype(value.bits)} {x}, ptr {p}")
+            return
+        b.e(f"store i{value.bits} {value.base}, ptr {storage.scalars[0]}")
+        if value.wide is not None:
+            b.e(f"store i32 {value.wide.base}, ptr {storage.scalars[1]}")
 
 
 def _bounds(value: Value) -> tuple[int, int, int]:

@@ -48,7 +48,7 @@ STATEMENT = re.compile(
     r"""\s*+(?:
       (?:@\s*+(!?+)\s*+([\w$%]++)\s*+)?+                          # 1 2  guard
       ([A-Za-z_]\w*+(?:\s*+\.\s*+\w++(?:::\w++)*+)*+)             # 3    opcode and modifiers
-      (?!\s*+:) \s*+([^;]*+);                                     # 4    operands
+      (?!\$|\s*+:) \s*+([^;]*+);                                  # 4    operands
     | ([A-Za-z_$%][\w$]*+)\s*+:(?!:)\s*+                          # 5    label
       (\.callprototype|\.branchtargets|\.calltargets)?+           # 6    what the label names
     | (\{) | (\})                                                 # 7 8
@@ -157,6 +157,8 @@ class BodyParser:
                         else:
                             values = ()
                     except NotPlainError:
+                        values = None
+                    if values is None:
                         values = self._operands(found.start(4), position - 1)
                 # Instruction(...), without the constructor of a frozen dataclass: it costs a sixth of the parse.
                 instruction = new(Instruction)

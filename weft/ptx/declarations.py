@@ -278,16 +278,14 @@ class Initializer:
             if lexer.value == "(" and not constant.is_float:
                 lexer.advance()
                 value = self._masked(offset, constant.integer, line)
-            elif constant.is_float != (element.kind == "f") or (element.kind == "f" and element.bits not in (32, 64)):
-                kind = "a float" if constant.is_float else "an integer"
-                wanted = {"f32": "a float", "f64": "a float"}.get(element.name, "an integer")
-                if element.kind == "f" and element.bits not in (32, 64):
-                    wanted = "no initial value"
-                lexer.illegal(f"initialiser of .{element} {self.name}", found=kind, expected=wanted, line=line)
-            elif constant.is_float:
-                value = (
-                    constant.integer if constant.kind == element.name else float_bits(constant.number(), element.name)
-                )
+            elif element.kind == "f" and element.name not in ("f32", "f64"):
+                lexer.illegal(f"no initial value is allowed for .{element} {self.name}", line=line)
+            elif constant.is_float != (element.kind == "f"):
+                found, expected = ("a float", "an integer") if constant.is_float else ("an integer", "a float")
+                place = f"initialiser of .{element} {self.name}"
+                lexer.illegal(place, found=found, expected=expected, line=line)
+            elif constant.is_float and constant.kind != element.name:
+                value = float_bits(constant.number(), element.name)
             else:
                 value = constant.integer
         self.data.extend(b"\0" * (offset - len(self.data)))

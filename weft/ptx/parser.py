@@ -205,7 +205,9 @@ def _parse_function(context: Context, linkage: str) -> None:
         lexer.illegal(f"function {function.name} is defined twice", line=function.line)
     if old is not None:
         function.noreturn = function.noreturn or old.noreturn
-    # The body may call itself or take its own address, so the name must be known before it is read.
+    # The body may call itself or take its own address, so the name must be known before it is read. Functions stand
+    # in the order of their definitions.
+    module.functions.pop(function.name, None)
     module.functions[function.name] = function
     BodyParser(context, function).parse()
 

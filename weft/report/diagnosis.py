@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from rich.table import Table
 from rich.text import Text
 
-from weft.doctor import Finding
 from weft.report.terminal import make_console, print_json
 
 STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report.
+
+    state: "ok"; "note", where something optional is missing; "wrong", where Weft cannot work. advice: what to do about
+    it, empty when nothing need be done.
+    """
+
+    name: str
+    state: str
+    detail: str
+    advice: str = ""
 
 
 def print_findings(found: Sequence[Finding], as_json: bool) -> None:
