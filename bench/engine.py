@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,9 @@ import numpy as np
 from common import Row, benchmark_parser, limit_row, median_times, print_rows, ratio_row, write_rows
 from native import build_native
 from probes import CHIP, KERNELS, SIMULATED
+
+import weft
+from weft import settings
 
 SCALING_BAR = 1.7  # all of two threads against one
 SIMULATOR_BAR = 1000.0
@@ -304,34 +307,30 @@ JOBS = (
 )
 
 
-def run_job(job: Job, gpu, peers: Peers, threads: int, quick: bool) -> list[Row]:
-    """The job's rows: one thread and, where there are more, all threads against the fastest peer, and the gain."""
-    case = job.prepare(gpu, peers, quick)
-    with gpu_threads(gpu, 1):
+def run_job(job: Job, devices: Mapping[int, weft.Device], peers: Peers, quick: bool) -> list[Row]:
+    """The job's rows: the Device of one thread and, where there is another, that of all threads against the fastest
+    peer, and the gain of all threads over one."""
+    rows = []
+    times: dict[int, float] = {}
+    for count, gpu in devices.items():
+        case = job.prepare(gpu, peers, quick)
         case.run()
-    case.check()
-    counts = sorted({1, threads})
-    times: dict[int, dict[str, float]] = {}
-    for count in counts:
+        case.check()
         sides: dict[str, Callable[[], object]] = {"Weft": case.run}
         for name, peer in case.peers.items():
             sides[name] = partial(peer, count)
-        with gpu_threads(gpu, count), peer_threads(peers, count):
-            times[count] = median_times(sides, seconds=0.3 if quick else 2.0, least=3 if quick else 7)
-    case.check()
-    rows = []
-    for count in counts:
-        found = times[count]
-        rivals = {name: found[name] for name in case.peers}
-        if rivals:
-            best = min(rivals, key=rivals.__getitem__)
+        with peer_threads(peers, count):
+            found = median_times(sides, seconds=0.3 if quick else 2.0, least=3 if quick else 7)
+        case.check()
+        times[count] = found["Weft"]
+        if case.peers:
+            best = min(case.peers, key=found.__getitem__)
             # The scalar baseline of the divergent job is asked for on one thread only.
             bar = job.bar if count == 1 or job.bar < 1 else None
-            rows.append(ratio_row(job.name, count, found["Weft"], rivals[best], best, bar, case.work, case.unit))
-    if threads > 1:
-        with_one, with_all = times[1]["Weft"], times[threads]["Weft"]
-        bar = SCALING_BAR if threads == 2 else None
-        rows.append(ratio_row(job.name, threads, with_all, with_one, "Weft, 1 thread", bar, case.work, case.unit))
+            rows.append(ratio_row(job.name, count, found["Weft"], found[best], best, bar, case.work, case.unit))
+        if count > 1:
+            bar = SCALING_BAR if count == 2 else None
+            rows.append(ratio_row(job.name, count, times[count], times[1], "Weft, 1 thread", bar, case.work, case.unit))
     return rows
 
 
@@ -358,19 +357,18 @@ def run_probe(*arguments: str, environment: dict[str, str] | None = None) -> dic
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def launch_rows(gpu, threads: int, quick: bool) -> list[Row]:
+def launch_rows(devices: Mapping[int, weft.Device], quick: bool) -> list[Row]:
     """Median time of one launch of an empty kernel, on one thread and on all."""
-    kernel = gpu.compile(KERNELS / "saxpy.cu")["empty"]
     rows = []
-    for count in sorted({1, threads}):
-        with gpu_threads(gpu, count):
-            for _ in range(100):
-                kernel[1, 32]()
-            times = []
-            for _ in range(200 if quick else 2000):
-                start = time.perf_counter()
-                kernel[1, 32]()
-                times.append(time.perf_counter() - start)
+    for count, gpu in devices.items():
+        kernel = gpu.compile(KERNELS / "saxpy.cu")["empty"]
+        for _ in range(100):
+            kernel[1, 32]()
+        times = []
+        for _ in range(200 if quick else 2000):
+            start = time.perf_counter()
+            kernel[1, 32]()
+            times.append(time.perf_counter() - start)
         rows.append(limit_row("launch of an empty kernel", count, statistics.median(times) * 1e6, "us", 30.0))
     return rows
 
@@ -467,11 +465,10 @@ def simulator_rows(gpu, missing: dict[str, str]) -> list[Row]:
         "sgemm, 32x32 tiles": lambda: sgemm[(tiles, tiles), (32, 32)](order, a, a, c),
     }
     rows = []
-    with gpu_threads(gpu, 1):
-        for name, launch in launches.items():
-            ours = median_times({"Weft": launch}, seconds=0.2)["Weft"]
-            label = f"{name}, {SIMULATED[name]}"
-            rows.append(ratio_row(label, 1, ours, theirs[name], "Numba's CUDA simulator", SIMULATOR_BAR))
+    for name, launch in launches.items():
+        ours = median_times({"Weft": launch}, seconds=0.2)["Weft"]
+        label = f"{name}, {SIMULATED[name]}"
+        rows.append(ratio_row(label, 1, ours, theirs[name], "Numba's CUDA simulator", SIMULATOR_BAR))
     return rows
 
 
@@ -481,18 +478,16 @@ def main() -> int:
     parser.add_argument("--target", choices=("avx2",), help="leave out vector instructions beyond this")
     arguments = parser.parse_args()
     if arguments.target:
-        os.environ["WEFT_TARGET"] = arguments.target
-    os.environ["WEFT_THREADS"] = str(arguments.threads)
-    import weft
-
-    gpu = weft.Device(CHIP)
-    peers = load_peers()
+        os.environ["WEFT_TARGET"] = arguments.target  # read when weft is first used; the probes inherit it
     quick, threads = arguments.quick, arguments.threads
-    parts: dict[str, Callable[[], list[Row]]] = {
-        job.name: partial(run_job, job, gpu, peers, threads, quick) for job in JOBS
-    }
-    parts["Numba's CUDA simulator"] = partial(simulator_rows, gpu, peers.missing)
-    parts["launch"] = partial(launch_rows, gpu, threads, quick)
+    devices = {}
+    for count in sorted({1, threads}):
+        settings.configure(threads=count)
+        devices[count] = weft.Device(CHIP)
+    peers = load_peers()
+    parts: dict[str, Callable[[], list[Row]]] = {job.name: partial(run_job, job, devices, peers, quick) for job in JOBS}
+    parts["Numba's CUDA simulator"] = partial(simulator_rows, devices[1], peers.missing)
+    parts["launch"] = partial(launch_rows, devices, quick)
     parts["compile"] = partial(compile_rows, quick)
     parts["memory and import"] = partial(process_rows, quick)
     chosen = [name for name in parts if not arguments.only or any(text in name for text in arguments.only)]

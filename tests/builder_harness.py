@@ -11,8 +11,8 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-
 from form_harness import BLOCK, LANES, THREADS, Instance, reference_results, row_mismatches
+
 from weft.codegen.builder import Builder
 from weft.codegen.jit import Target, function_attributes, link_object, optimise_and_emit
 from weft.types import Dim3

@@ -26,8 +26,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from scalar_builder import ScalarBuilder
+
 from weft.errors import PtxError
 from weft.isa.instruction import Entry, Match, Tolerance, match
 from weft.isa.operands import Address, Immediate, Instruction, Pair, Register

@@ -17,9 +17,9 @@ import zlib
 from pathlib import Path
 
 import pytest
+from form_harness import IMMEDIATE_OPERANDS, forms_of
 
 import weft.isa  # noqa: F401  fills TABLE
-from form_harness import IMMEDIATE_OPERANDS, forms_of
 from weft.errors import PtxError, UnsupportedError
 from weft.isa.instruction import TABLE, Entry, Match, match
 from weft.isa.operands import Address, Immediate, Instruction, Pair, Register
@@ -32,18 +32,18 @@ FORMS_PER_ENTRY = 60
 MUTANTS_PER_OPCODE = 40
 
 
-def find_ptxas() -> str | None:
-    """The path of a ptxas, or None."""
-    for package, inside in (("nvidia", "cu*/bin/ptxas"), ("triton", "backends/nvidia/bin/ptxas")):
+def find_tool(name: str) -> str | None:
+    """The path of ptxas or nvdisasm, or None."""
+    for package, inside in (("nvidia", f"cu*/bin/{name}"), ("triton", f"backends/nvidia/bin/{name}")):
         spec = importlib.util.find_spec(package)
         for folder in spec.submodule_search_locations or () if spec else ():
             found = sorted(Path(folder).glob(inside))
             if found:
                 return str(found[-1])
-    return shutil.which("ptxas")
+    return shutil.which(name)
 
 
-PTXAS = find_ptxas()
+PTXAS = find_tool("ptxas")
 pytestmark = pytest.mark.skipif(PTXAS is None, reason="no ptxas: pip install 'weft[acceptance]'")
 REGISTERS = {1: "p", 8: "h", 16: "h", 32: "r", 64: "d", 128: "q"}
 

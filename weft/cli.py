@@ -24,7 +24,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 class WeftGroup(click.Group):
     """Reports Weft's own errors on one line, and Ctrl-C with status 130."""
 
-    def main(self, *args, **kwargs):  # type: ignore[override]
+    def main(self, *args, **kwargs):
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.ClickException as error:
@@ -113,9 +113,11 @@ def refuse_cuda_source(program: str) -> None:
 
 def apply_settings(**chosen) -> None:
     """Makes the options that were given the process's settings. Raises WeftError for an unknown chip."""
-    from weft import settings
+    given = {name: value for name, value in chosen.items() if value is not None and value is not False}
+    if given:
+        from weft import settings
 
-    settings.configure(**{name: value for name, value in chosen.items() if value is not None and value is not False})
+        settings.configure(**given)
 
 
 def run_program(module: str | None, arguments: Sequence[str]) -> int:

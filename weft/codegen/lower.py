@@ -72,6 +72,7 @@ class Lowering(WarpOps):
         self.suspends = [b for b in flow.blocks if b.kind == "suspend"]
         self.resume_points: list[tuple[int, str]] = []
         self.simple_barriers = self._only_plain_barriers()
+        self.striding = self._striding_loops()
 
     def _register_bits(self) -> dict[str, int]:
         bits = {name: t.bits for name, t in self.flat.registers.items()}
@@ -113,6 +114,24 @@ class Lowering(WarpOps):
                 if not tainted.isdisjoint(block.terminator.reads):
                     return True
         return False
+
+    def _striding_loops(self) -> set[int]:
+        """Headers of grid-stride loops in kernels without barriers: outermost loops with global accesses, in a kernel
+        that asks for the size of the grid. One warp's accesses in such a loop are a whole grid apart, so the warps of
+        a block take turns, an iteration each, and together they go through memory in order."""
+        if self.suspends or self.spinning or not self.simple_barriers or self.warps == 1:
+            return set()
+        ops = [op for block in self.flow.blocks for op in self._ops(block)]
+        if not any(getattr(o, "name", "") == "%nctaid.x" for op in ops for o in op.ins.operands):
+            return set()
+        found = set()
+        for loop in self.flow.loops:
+            if any(loop.blocks < other.blocks for other in self.flow.loops):
+                continue
+            inside = [op for b in loop.blocks for op in self._ops(self.flow.blocks[b])]
+            if any(op.opcode in ("ld", "st") and "global" in op.ins.modifiers for op in inside):
+                found.add(loop.header)
+        return found
 
     @staticmethod
     def _ops(block: Block) -> list[Op]:
@@ -188,7 +207,7 @@ class Lowering(WarpOps):
         for block in self.suspends:
             live |= self.flow.live_in[block.successors[0]] | self.divergence.waiting.get(block.index, 0)
             live |= self.flow.live_out[block.index]
-        for header, loop in self.spinning.items():
+        for header in (*self.spinning, *self.striding):
             live |= self.flow.live_in[header]
             group = self.divergence.group_of.get(header)
             if group is not None:
@@ -450,7 +469,7 @@ class Lowering(WarpOps):
 
     def _group_suspends(self, group: Group) -> bool:
         return any(
-            self.flow.blocks[b].kind == "suspend" or b in self.spinning for b in group.blocks
+            self.flow.blocks[b].kind == "suspend" or b in self.spinning or b in self.striding for b in group.blocks
         )
 
     def _mask_slot(self, name: str, in_frame: bool) -> list[str]:
@@ -562,6 +581,9 @@ class Lowering(WarpOps):
             if target in self.spinning and target not in self.divergence.group_of:
                 self._suspend(abi.WARP_YIELD, f"B{target}")
                 return
+            if target in self.striding and target not in self.divergence.group_of:
+                self._suspend(abi.WARP_BARRIER, f"B{target}")
+                return
             self._poll()
         if target in self.divergence.group_of:
             self._fill_mask(self.mask_slots[target])
@@ -667,8 +689,11 @@ class Lowering(WarpOps):
             again, onward = self.new_label("again"), self.new_label("through")
             self.e(f"br i1 {self._any_waiting(self.mask_slots[loop.header])}, label %{again}, label %{onward}")
             self.label(again)
-            self._poll()
-            self.e(f"br label %D{loop.header}")
+            if loop.header in self.striding:
+                self._suspend(abi.WARP_BARRIER, f"D{loop.header}")
+            else:
+                self._poll()
+                self.e(f"br label %D{loop.header}")
             self.label(onward)
         self.e(f"br label %{following}")
 

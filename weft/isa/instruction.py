@@ -64,11 +64,17 @@ class OperandSpec:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Allowed error of an approximate form, from the PTX manual: in units in the last place, or absolute."""
+    """Allowed error of a form, from the PTX manual: in units in the last place, absolute, or relative. All zero asks
+    for the very pattern (the sign of zero included), but for NaN.
+
+    nan: "" asks for the reference's NaN, "any" takes any NaN for any other (see isa/floating.py). A form with an
+    error bound takes any NaN as well.
+    """
 
     ulp: float = 0.0
     absolute: float = 0.0
     relative: float = 0.0
+    nan: str = ""
 
 
 @dataclass(frozen=True, eq=False)

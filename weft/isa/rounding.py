@@ -166,11 +166,11 @@ def flush(fmt: str, bits: int) -> int:
 
 # ---------------------------------------------------------------- writing
 def encode(fmt: str, value: Value | int, mode: str = "rn", *, negative: bool = False, **changes: bool) -> int:
-    """The pattern of a value, rounded once. `negative` gives the sign of a zero result; see `pack` for the rest."""
-    if value:
-        negative = value < 0
-    return pack(fmt, Exact(value if isinstance(value, float) and not math.isfinite(value) else Fraction(value)
-                           if value == value else NAN, negative), mode, **changes)  # fmt: skip
+    """The pattern of a value, rounded once. `negative` gives the sign of a zero that has none (0 and Fraction(0));
+    the rest is as in `pack`."""
+    if isinstance(value, float):
+        return pack(fmt, from_float(value), mode, **changes)
+    return pack(fmt, Exact(Fraction(value), value < 0 if value else negative), mode, **changes)
 
 
 def pack(

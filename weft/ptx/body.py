@@ -77,6 +77,7 @@ SPECIAL_REGISTERS = re.compile(
     r"|reserved_smem_offset_(?:begin|end|cap|[01])|total_smem_size|aggr_smem_size|dynamic_smem_size"
     r"|current_graph_exec)"
 )
+_ACCESSES = ("ld", "ldu", "st", "atom", "red")
 _DISCARD = Discard()
 _WARP_SIZE = SpecialRegister("WARP_SZ")
 
@@ -160,6 +161,8 @@ class BodyParser:
                         values = None
                     if values is None:
                         values = self._operands(found.start(4), position - 1)
+                    if "{" in operands and opcode in _ACCESSES:
+                        values = _without_braces(modifiers, values)
                 # Instruction(...), without the constructor of a frozen dataclass: it costs a sixth of the parse.
                 instruction = new(Instruction)
                 instruction.__dict__.update(
@@ -691,6 +694,15 @@ class BodyParser:
                 return scope.labels[name]
             scope = scope.parent
         return self._illegal(f"label {name} is not defined in {self.function.name}, or not in this scope", line=line)
+
+
+def _without_braces(modifiers: tuple[str, ...], values: tuple) -> tuple:
+    """Triton writes `ld.global.b32 { %r1 }, [...]`: braces around one operand of a scalar access mean nothing."""
+    if any(isinstance(value, Vector) and len(value.items) == 1 for value in values) and not any(
+        modifier in ("v2", "v4", "v8") for modifier in modifiers
+    ):
+        return tuple([v.items[0] if isinstance(v, Vector) and len(v.items) == 1 else v for v in values])
+    return values
 
 
 def skip_file(context: Context) -> None:

@@ -30,8 +30,7 @@ def format_module(module: Module) -> str:
     """The module as PTX. Every function is declared before the first variable, so any order of definitions is legal."""
     locations = _Locations(module)
     lines = [f".version {module.version[0]}.{module.version[1]}", f".target {module.target}"]
-    if module.address_bits:
-        lines.append(f".address_size {module.address_bits}")
+    lines.append(f".address_size {module.address_bits}")
     lines += [f'.file {index} "{path}"' for index, path in locations.files.items()]
     lines.append("")
     for function in sorted(module.functions.values(), key=lambda function: not function.is_declaration):

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-NARROWEST = 100  # columns of output that goes to a file or pipe
+PIPED_WIDTH = 200  # columns of output that goes to a file or pipe
 
 
 def make_console(*, stderr: bool = False) -> Console:
     """A console on standard output or error; without a terminal no colours and no wrapping at 80 columns."""
     console = Console(stderr=stderr, highlight=False, soft_wrap=False)
     if not console.is_terminal:
-        console.width = max(console.width, NARROWEST)
+        console.width = max(console.width, PIPED_WIDTH)
     return console
 
 
@@ -33,7 +33,7 @@ def format_kib(count: int) -> str:
     """Bytes in binary units, as GPU data sheets give shared memory and caches: 49,152 is "48 KiB"."""
     if count % (1 << 20) == 0 and count:
         return f"{count >> 20:,} MiB"
-    return f"{count / 1024:,.4g} KiB"
+    return f"{count >> 10:,} KiB" if count % 1024 == 0 else f"{count:,} bytes"
 
 
 def print_table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "",
