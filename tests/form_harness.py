@@ -125,7 +125,9 @@ def forms_of(entry: Entry, limit: int | None = None) -> list[Form]:
         if (entry.opcode, spec.name) in IMMEDIATE_OPERANDS
     ]
     spellings = list(
-        itertools.product(modifier_choices(entry), pairings, range(total - optional, total + 1), itertools.product(*fixed))
+        itertools.product(
+            modifier_choices(entry), pairings, range(total - optional, total + 1), itertools.product(*fixed)
+        )
     )
     random.Random(zlib.crc32(entry.signature.encode())).shuffle(spellings)
     found: list[Form] = []
@@ -170,7 +172,8 @@ def match_form(entry: Entry, tokens: tuple[str, ...], paired: bool, sources: int
 # ---------------------------------------------------------------- operands
 FLOAT_SHAPES = {"f16": (5, 10), "bf16": (8, 7), "f32": (8, 23), "tf32": (8, 23), "f64": (11, 52),
                 "e4m3": (4, 3), "e5m2": (5, 2)}  # fmt: skip
-FLOAT_NUMBERS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 1 / 3, 3.141592653589793, 1e-3, 100.0, 255.5, 65504.0, 2147483648.0, 4294967296.0)
+FLOAT_NUMBERS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 1 / 3, 3.141592653589793, 1e-3, 100.0, 255.5, 65504.0, 2147483648.0,
+                 4294967296.0)  # fmt: skip
 
 
 def _float_pattern(number: float, lane: str) -> int:
@@ -196,15 +199,14 @@ def edge_patterns(scalar: ScalarType) -> list[int]:
     if scalar.kind == "f" and lane in FLOAT_SHAPES:
         exponent_bits, fraction_bits = FLOAT_SHAPES[lane]
         infinity = ((1 << exponent_bits) - 1) << fraction_bits
-        ulp = 1
-        positive = [0, ulp, (1 << fraction_bits) - 1, 1 << fraction_bits, (1 << fraction_bits) + 1, infinity - 1, infinity,
-                    infinity + 1, infinity | 1 << (fraction_bits - 1), infinity | (1 << fraction_bits) - 1,
+        positive = [0, 1, (1 << fraction_bits) - 1, 1 << fraction_bits, (1 << fraction_bits) + 1, infinity - 1,
+                    infinity, infinity + 1, infinity | 1 << (fraction_bits - 1), infinity | (1 << fraction_bits) - 1,
                     infinity | 0x2A % (1 << fraction_bits) | 1]  # fmt: skip
         positive += [_float_pattern(number, lane) for number in FLOAT_NUMBERS]
         return [p & mask for p in positive] + [(p | 1 << (bits - 1)) & mask for p in positive]
     sign = 1 << (bits - 1)
-    numbers = [0, 1, 2, 3, 7, 8, 15, 16, 17, 24, 31, 32, 33, 63, 64, 65, 127, 128, 255, 256, 257, bits - 1, bits, bits + 1,
-               sign, sign - 1, sign + 1, -1, -2, -3, -32, -64, 0x5555555555555555, 0xAAAAAAAAAAAAAAAA,
+    numbers = [0, 1, 2, 3, 7, 8, 15, 16, 17, 24, 31, 32, 33, 63, 64, 65, 127, 128, 255, 256, 257, bits - 1, bits,
+               bits + 1, sign, sign - 1, sign + 1, -1, -2, -3, -32, -64, 0x5555555555555555, 0xAAAAAAAAAAAAAAAA,
                0xFFFFFF, 0x800000, 0x7FFFFF, 0x80000000, 0x7FFFFFFF, 0x0123456789ABCDEF]  # fmt: skip
     return [number & mask for number in numbers]
 
@@ -244,7 +246,9 @@ def operand_columns(form: Form, count: int, rng: random.Random | None = None) ->
 
 
 # ---------------------------------------------------------------- results
-def reference_results(form: Form, columns: list[list[int]], active: Sequence[bool] | None = None) -> list[tuple[int, ...]]:
+def reference_results(
+    form: Form, columns: list[list[int]], active: Sequence[bool] | None = None
+) -> list[tuple[int, ...]]:
     """Per case, the patterns of all results by the entry's reference. For collective forms a case is a lane, the
     columns cover whole warps and `active` names the lanes that execute together; others may hold anything."""
     count = len(columns[0]) if columns else len(active or ())
@@ -455,18 +459,27 @@ def _load(lines: list[str], register: str, scalar: ScalarType, address: str) -> 
         lines.append(f"ld.global.b{scalar.bits} {register}, {address};")
 
 
+def takes_immediate(form: Form, scalar: ScalarType, value: int) -> bool:
+    """Whether ptxas reads a constant there; elsewhere a constant goes through a register."""
+    if scalar.kind == "f":
+        return scalar.name in ("f32", "f64")
+    if form.entry.opcode in ("bfe", "bfi") and value > 255:
+        return False
+    return scalar.lanes == 1 and scalar.bits in (16, 32, 64) and not form.entry.opcode.endswith(("2", "4"))
+
+
 def _literal(value: int, scalar: ScalarType) -> str:
-    if scalar.kind == "pred":
-        return str(value)
     if scalar.name == "f32":
         return f"0f{value:08X}"
     if scalar.name == "f64":
         return f"0d{value:016X}"
-    return f"{value:#x}" if scalar.kind in ("u", "b", "f") else str(value - (1 << scalar.bits) if value >> (scalar.bits - 1) else value)
+    if scalar.kind != "s":
+        return f"{value:#x}"
+    return str(value - (1 << scalar.bits) if value >> (scalar.bits - 1) else value)
 
 
 class Kernel:
-    """The text of a kernel that runs instances, and where their operands and results lie: 8 bytes per thread and slot."""
+    """The text of a kernel that runs instances, and where operands and results lie: 8 bytes per thread and slot."""
 
     def __init__(self, name: str, threads: int = THREADS):
         self.name = name
@@ -490,12 +503,15 @@ class Kernel:
             if name in constants:
                 names.append(str(constants[name]))
                 continue
-            if kind == "immediate" and scalar.kind != "pred" and scalar.bits in (16, 32, 64):
+            if kind == "immediate" and takes_immediate(form, scalar, column[0]):
                 names.append(_literal(column[0], scalar))
                 continue
             register = f"%s{index}"
             names.append(register)
             lines.append(f".reg .{register_type(scalar)} {register};")
+            if kind == "immediate" and scalar.bits in (1, 16, 32, 64):
+                lines.append(f"mov.{register_type(scalar)} {register}, {column[0]:#x};")
+                continue
             if kind in ("lane", "offset") and (scalar.kind != "pred" or kind == "lane") and scalar.bits != 8:
                 self._lane_operand(lines, register, scalar, kind, column, factor, start)
                 continue
@@ -554,14 +570,13 @@ class Kernel:
         width = scalar.bits
         lines.append(f".reg .b{width} %t{register[1:]};")
         scaled = f"%t{register[1:]}"
-        signed_factor = factor
         if width == 16:
             lines.append(f"cvt.u16.u32 {scaled}, %tid32;")
         elif width == 32:
             lines.append(f"mov.b32 {scaled}, %tid32;")
         else:
             lines.append(f"cvt.u64.u32 {scaled}, %tid32;")
-        lines.append(f"mul.lo.s{width} {scaled}, {scaled}, {signed_factor};")
+        lines.append(f"mul.lo.s{width} {scaled}, {scaled}, {factor};")
         if kind == "lane":
             number = start - (1 << width) if start >> (width - 1) else start
             lines.append(f"add.s{width} {register}, {scaled}, {number};")
@@ -645,7 +660,9 @@ def module_text(kernels: Iterable[Kernel], version: tuple[int, int] | None = Non
     return head + "\n".join(kernel.text() for kernel in kernels)
 
 
-def check_on_device(gpu, instances: Sequence[Instance], per_kernel: int = 50, prepare: Prepare | None = None) -> list[str]:
+def check_on_device(
+    gpu, instances: Sequence[Instance], per_kernel: int = 50, prepare: Prepare | None = None
+) -> list[str]:
     """Run instances on a weft.Device and return the mismatches (at most four per instance).
 
     `prepare(form, active, columns)` may change the operands of a collective form, warp by warp, so that they fit the

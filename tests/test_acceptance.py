@@ -20,14 +20,18 @@ import pytest
 from form_harness import IMMEDIATE_OPERANDS, forms_of
 
 import weft.isa  # noqa: F401  fills TABLE
-from weft.errors import PtxError, UnsupportedError
+from weft.errors import PtxError, SourceError, UnsupportedError
 from weft.isa.instruction import TABLE, Entry, Match, match
 from weft.isa.operands import Address, Immediate, Instruction, Pair, Register
+from weft.ptx.parser import parse_module
 from weft.types import TYPES, ScalarType
 
 # The PTX version that brought each target, for the lower bounds of a header.
 TARGET_VERSION = {50: (4, 0), 53: (4, 2), 60: (5, 0), 61: (5, 0), 70: (6, 0), 75: (6, 3), 80: (7, 0), 86: (7, 1),
                   87: (7, 4), 89: (7, 8), 90: (7, 8), 100: (8, 6), 103: (8, 8), 120: (8, 7), 121: (8, 8)}  # fmt: skip
+VERSIONS = [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (2, 0), (2, 1), (2, 2), (2, 3), (3, 0), (3, 1), (3, 2),
+            (4, 0), (4, 1), (4, 2), (4, 3), (5, 0), (6, 0), (6, 1), (6, 2), (6, 3), (6, 4), (6, 5),
+            *((7, n) for n in range(9)), *((8, n) for n in range(9)), *((9, n) for n in range(10))]  # fmt: skip
 FORMS_PER_ENTRY = 60
 MUTANTS_PER_OPCODE = 40
 
@@ -48,13 +52,20 @@ pytestmark = pytest.mark.skipif(PTXAS is None, reason="no ptxas: pip install 'we
 REGISTERS = {1: "p", 8: "h", 16: "h", 32: "r", 64: "d", 128: "q"}
 
 
-def ask_ptxas(lines: list[str], version: tuple[int, int], target: str, folder: Path) -> dict[int, str]:
-    """Line index -> what ptxas says is wrong with it."""
-    head = [
-        f".version {version[0]}.{version[1]}", f".target {target}", ".address_size 64", ".visible .entry k() {",
-        ".reg .pred %p<9>;", ".reg .b16 %h<9>;", ".reg .b32 %r<9>;", ".reg .b64 %d<9>;",
+# Registers of every width, and variables of every space, for the lines that ptxas and Weft are asked about.
+def header_lines(version: tuple[int, int], target: str) -> list[str]:
+    return [
+        f".version {version[0]}.{version[1]}", f".target {target}", ".address_size 64",
+        ".global .align 8 .b8 global_variable[64];", ".shared .align 8 .b8 shared_variable[64];",
+        ".visible .entry k() {", ".reg .pred %p<9>;", ".reg .b8 %b<9>;", ".reg .b16 %h<9>;", ".reg .b32 %r<9>;",
+        ".reg .b64 %d<9>;", ".local .align 8 .b8 local_variable[64];",
         *([".reg .b128 %q<9>;"] if version >= (8, 3) and int(re.search(r"\d+", target).group()) >= 70 else []),
     ]  # fmt: skip
+
+
+def ask_ptxas(lines: list[str], version: tuple[int, int], target: str, folder: Path) -> dict[int, str]:
+    """Line index -> what ptxas says is wrong with it."""
+    head = header_lines(version, target)
     source = folder / "k.ptx"
     wrong: dict[int, str] = {}
     while True:
@@ -78,7 +89,8 @@ def ask_ptxas(lines: list[str], version: tuple[int, int], target: str, folder: P
 @functools.cache
 def newest_version() -> tuple[int, int]:
     """The newest PTX version that this ptxas reads."""
-    release = re.search(r"release (\d+)\.(\d+)", subprocess.run([PTXAS, "--version"], capture_output=True, text=True).stdout)
+    text = subprocess.run([PTXAS, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+)\.(\d+)", text)
     major, minor = int(release[1]), int(release[2])
     # CUDA 13.x reads PTX 9.x; CUDA 12.9 reads 8.8, 12.8 8.7, and so on.
     return (9, minor) if major >= 13 else (8, max(0, minor - 1))
@@ -119,7 +131,8 @@ def value_entries() -> list[Entry]:
     """Entries whose operands are plain values, so that their text follows from the signature."""
     return [
         entry for rows in TABLE.values() for entry in rows
-        if not entry.raw and not entry.effects & {"control", "barrier"} and entry.reference is not None and entry.operands
+        if not entry.raw and not entry.effects & {"control", "barrier"} and entry.reference is not None
+        and entry.operands
     ]  # fmt: skip
 
 
@@ -153,33 +166,36 @@ def header_of(ptx: tuple[int, int], sm: int) -> tuple[tuple[int, int], int]:
 
 
 def test_minimum(tmp_path):
-    """Each form is accepted at the entry's minimum, and refused just below it where a header can say so."""
-    by_header: dict[tuple, list[str]] = {}
+    """Some form of each entry is accepted at the entry's minimum (modifiers may ask for more), and none below it."""
+    at_minimum: dict[tuple, dict[str, Entry]] = {}
     below: dict[tuple, list[str]] = {}
     for entry in value_entries():
         if entry.ptx > newest_version():
             continue
-        lines = form_lines(entry)[:6]
+        lines = form_lines(entry)
         version, sm = header_of(entry.ptx, entry.sm)
-        by_header.setdefault((version, sm), []).extend(lines)
-        if entry.ptx > TARGET_VERSION[sm] and version == entry.ptx:
-            earlier = (entry.ptx[0], entry.ptx[1] - 1) if entry.ptx[1] else None
-            if entry.ptx == (8, 0):
-                earlier = (7, 8)
-            if earlier:
-                below.setdefault((earlier, sm), []).extend(lines)
+        at_minimum.setdefault((version, sm), {}).update(dict.fromkeys(lines, entry))
+        earlier = VERSIONS[VERSIONS.index(entry.ptx) - 1]
+        if version == entry.ptx and earlier >= TARGET_VERSION[sm]:
+            below.setdefault((earlier, sm), []).extend(lines)
         lower = max((known for known in TARGET_VERSION if known < entry.sm), default=0)
         if sm == entry.sm and lower >= oldest_target():
-            below.setdefault((version, lower), []).extend(lines)
+            below.setdefault((max(version, TARGET_VERSION[lower]), lower), []).extend(lines)
     problems = []
-    for (version, sm), lines in by_header.items():
-        # Features of one architecture (`sm_90a`) have no suffix in the table.
-        for suffix in ("", "a") if sm >= 90 else ("",):
-            wrong = ask_ptxas(lines, max(version, newest_version()) if suffix else version, f"sm_{sm}{suffix}", tmp_path)
-            lines = [lines[i] for i in wrong]
-        problems += [f"{line} refused at {version}, sm_{sm}: {text}" for line, text in zip(lines, wrong.values())]
+    for (version, sm), entries in at_minimum.items():
+        lines = list(entries)
+        wrong = ask_ptxas(lines, version, f"sm_{sm}", tmp_path)
+        accepted = {id(entries[line]) for i, line in enumerate(lines) if i not in wrong}
+        if sm >= 90:
+            # Features of one architecture (`sm_90a`) have no suffix in the table.
+            again = ask_ptxas(lines, max(version, (8, 0)), f"sm_{sm}a", tmp_path)
+            accepted |= {id(entries[line]) for i, line in enumerate(lines) if i not in again}
+        reasons = {
+            id(entries[lines[i]]): f"{lines[i]} refused at {version}, sm_{sm}: {text}" for i, text in wrong.items()
+        }
+        problems += [text for entry, text in reasons.items() if entry not in accepted]
     for (version, sm), lines in below.items():
-        wrong = ask_ptxas(lines, max(version, TARGET_VERSION[sm]), f"sm_{sm}", tmp_path)
+        wrong = ask_ptxas(lines, version, f"sm_{sm}", tmp_path)
         problems += [f"{line} accepted below its minimum: {version}, sm_{sm}"
                      for i, line in enumerate(lines) if i not in wrong]  # fmt: skip
     assert not problems, "\n".join(problems[:60])
@@ -188,7 +204,7 @@ def test_minimum(tmp_path):
 def mutants(opcode: str) -> dict[str, bool]:
     """Text of changed forms of an opcode -> whether Weft accepts it."""
     rows = [entry for entry in value_entries() if entry.opcode == opcode]
-    pool = sorted({choice for entry in rows for slot in entry.modifiers for choice in slot.choices} | {"sat", "ftz", "relu"})
+    pool = sorted({"sat", "ftz", "relu"}.union(*(slot.choices for entry in rows for slot in entry.modifiers)))
     type_names = [name for name in TYPES if TYPES[name].bits in REGISTERS and TYPES[name].bits > 1 and name != "tf32"]
     rng = random.Random(zlib.crc32(opcode.encode()))
     found: dict[str, bool] = {}
@@ -234,6 +250,98 @@ def _operand(text: str):
     if "|" in text:
         return Pair(*(Register(part) for part in text.split("|")))
     return Register(text) if text.startswith("%") else Immediate(int(text))
+
+
+# Instructions whose operands are more than values: each line must be read by both.
+ACCEPTED_LINES = """
+mov.b16 {%b0, %b1}, %h1;
+mov.b32 {%b0, %b1, %b2, %b3}, %r1;
+mov.b32 {%h0, _}, %r1;
+mov.b32 %r1, {%h0, 5};
+mov.b64 %d1, {%r0, 0f3f800000};
+mov.b64 {%h0, %h1, %h2, %h3}, %d1;
+mov.b128 %q0, {%d0, %d1};
+mov.b128 {%r0, %r1, %r2, %r3}, %q0;
+mov.b128 %q0, %q1;
+mov.v2.u32 {%r0, %r1}, {%r2, %r3};
+mov.u64 %d0, global_variable;
+mov.u64 %d0, global_variable+4;
+mov.u32 %r0, shared_variable+4;
+mov.u64 %d0, local_variable;
+mov.u64 %d0, k;
+mov.u32 %r0, %tid.x;
+mov.u32 %r0, %laneid;
+mov.u64 %d0, %clock64;
+mov.u32 %r0, WARP_SZ;
+mov.u32 %r0, 128U;
+mov.s32 %r0, -5;
+mov.s16 %h0, -5;
+mov.f32 %r0, 1.5;
+mov.f64 %d0, 0d3ff8000000000000;
+mov.b32 %r0, 0f3f800000;
+mov.pred %p0, -1;
+mov.pred %p0, %p1;
+cvta.global.u64 %d0, global_variable+4;
+cvta.shared.u64 %d0, shared_variable;
+cvta.shared::cta.u64 %d0, shared_variable;
+cvta.shared::cluster.u64 %d0, %d1;
+cvta.local.u64 %d0, local_variable;
+cvta.param.u64 %d0, %d1;
+cvta.const.u64 %d0, %d1;
+cvta.to.global.u64 %d0, %d1;
+cvta.to.param.u64 %d0, %d1;
+cvta.to.shared.u64 %d0, %d1;
+cvta.to.local.u64 %d0, %d1;
+isspacep.shared %p0, %d1;
+isspacep.shared::cluster %p0, %d1;
+isspacep.global %p0, %d1;
+isspacep.local %p0, %d1;
+setp.gt.s32 _|%p1, %r1, %r2;
+setp.gt.s32 %p0|_, %r1, %r2;
+setp.gt.and.f16x2 %p0|%p1, %r1, %r2, !%p2;
+lop3.or.b32 _|%p0, %r1, %r2, %r3, 0x80, %p1;
+lop3.and.b32 %r0|%p0, %r1, %r2, %r3, 0x80, !%p1;
+selp.b32 %r0, 1, 0, %p0;
+prmt.b32 %r0, %r1, 0, 0x4140U;
+"""
+REFUSED_LINES = """
+mov.f16 %h0, %h1;
+mov.b8 %b0, %b1;
+mov.f16x2 %r0, %r1;
+cvta.global %d0, %d1;
+cvta.register.u64 %d0, %d1;
+isspacep.u64 %p0, %d1;
+setp.gt.s32 %p0, %r1, %r2, %p1;
+setp.gt.and.s32 %p0, %r1, %r2;
+setp.gt.f16 %p0|%p1, %h1, %h2;
+lop3.b32 %r0|%p0, %r1, %r2, %r3, 0x80;
+lop3.or.b32 %r0, %r1, %r2, %r3, 0x80, %p1;
+add.s32 %r0, %r1;
+add.s32 %r0, [%d1], %r2;
+selp.b32 %r0|%r1, %r2, %r3, %p0;
+"""
+
+
+def weft_accepts(line: str) -> bool:
+    """Whether the parser and the table read a line."""
+    text = "\n".join([*header_lines((9, 0), "sm_90a"), line, "ret;", "}", ""])
+    try:
+        for ins in parse_module(text).functions["k"].body:
+            if isinstance(ins, Instruction) and ins.opcode != "ret":
+                match(ins)
+    except UnsupportedError:
+        return True
+    except SourceError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("lines, accepted", [(ACCEPTED_LINES, True), (REFUSED_LINES, False)], ids=["legal", "illegal"])
+def test_lines(lines, accepted, tmp_path):
+    asked = lines.split("\n")[1:-1]
+    wrong = ask_ptxas(asked, (9, 0) if newest_version() >= (9, 0) else newest_version(), "sm_90a", tmp_path)
+    assert [line for i, line in enumerate(asked) if (i not in wrong) != accepted] == []
+    assert [line for line in asked if weft_accepts(line) != accepted] == []
 
 
 # Forms on which ptxas and the PTX manual differ, or which ptxas reads without the manual naming them; each with why

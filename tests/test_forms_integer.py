@@ -28,7 +28,7 @@ from weft.isa.operands import Immediate, Instruction, Register
 MODULES = (integer, carry, logic, compare, move, video)
 TARGETS = {"host": Target.host(), "avx2": Target.host("avx2")}
 # Forms of one entry that are tested at each depth (the rest differ in a comparison or a type alone).
-EMITTED, BUILT, RUN = 48, 6, 4
+EMITTED, BUILT, RUN = 24, 4, 4
 
 
 def own_entries(opcode: str) -> list[Entry]:
@@ -56,7 +56,7 @@ def test_emission(opcode):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("opcode", OPCODES)
 def test_builder(opcode, target):
-    limit = 2 if len(own_entries(opcode)) > 8 else BUILT
+    limit = 1 if len(own_entries(opcode)) > 8 or target != "host" else BUILT
     instances = {}
     for form in pick(opcode, limit):
         for instance in instances_of(form, thorough=True):
@@ -105,7 +105,8 @@ def test_arithmetic_as_numpy(operation, name):
     bits = int(name[1:])
     dtype = np.dtype(f"{'int' if name[0] == 's' else 'uint'}{bits}")
     rng = random.Random(bits)
-    pairs = [(rng.getrandbits(bits), rng.getrandbits(bits)) for _ in range(50)] + [(0, (1 << bits) - 1), (1 << bits - 1, 1)]
+    pairs = [(rng.getrandbits(bits), rng.getrandbits(bits)) for _ in range(50)]
+    pairs += [(0, (1 << bits) - 1), (1 << bits - 1, 1)]
     x, y = (np.array(column, dtype=f"uint{bits}").view(dtype) for column in zip(*pairs))
     with np.errstate(over="ignore"):
         expected = NUMPY[operation](x, y).view(f"uint{bits}")
@@ -193,7 +194,7 @@ def test_look_up_tables():
 # ---------------------------------------------------------------- refusals
 REFUSED = [
     ("shl.b8", 3, "found .b8, expected one of .b16, .b32, .b64"),
-    ("setp.lo.s32", 3, "found .lo"),
+    ("setp.lo.s32", 3, "found .s32, expected one of .u16, .u32, .u64"),
     ("setp.lt.b32", 3, ""),
     ("setp.gt.ftz.f64", 3, ""),
     ("add.sat.s16", 3, ""),

@@ -134,9 +134,10 @@ def make_op(ins: Instruction, site: int, file: str) -> Op:
     return Op(ins, m, site, tuple(reads), tuple(writes))
 
 
-def build_flow(body: list, file: str, branch_targets: dict[str, tuple[str, ...]]) -> Flow:
-    """Raises PtxError for a branch to a label that does not exist."""
-    blocks, labels = _split(body, file)
+def build_flow(body: list, file: str, branch_targets: dict[str, tuple[str, ...]], first_site: int = 0) -> Flow:
+    """The graph of a flattened function; its instructions' sites count from `first_site`. Raises PtxError for a
+    branch to a label that does not exist."""
+    blocks, labels = _split(body, file, first_site)
     _connect(blocks, labels, branch_targets, file)
     blocks = _drop_unreachable(blocks)
     exit_index = len(blocks)
@@ -166,7 +167,7 @@ def _all_ops(block: Block) -> list[Op]:
     return block.ops if block.terminator is None else [*block.ops, block.terminator]
 
 
-def _split(body: list, file: str) -> tuple[list[Block], dict[str, int]]:
+def _split(body: list, file: str, first_site: int) -> tuple[list[Block], dict[str, int]]:
     blocks = [Block(0)]
     labels: dict[str, int] = {}
 
@@ -174,7 +175,7 @@ def _split(body: list, file: str) -> tuple[list[Block], dict[str, int]]:
         if blocks[-1].ops or blocks[-1].terminator is not None or len(blocks) == 1:
             blocks.append(Block(len(blocks)))
 
-    for site, item in enumerate(body):
+    for site, item in enumerate(body, first_site):
         if isinstance(item, Label):
             start()
             labels[item.name] = len(blocks) - 1

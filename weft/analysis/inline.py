@@ -2,6 +2,9 @@
 
 Calls that are direct and not recursive are expanded. A parameter of such a call that is only read and written at
 fixed places is kept in registers (`param0@4`); any other one becomes local memory.
+
+Recursive and indirect calls stay. The functions they reach are flattened by themselves; such a function finds its
+return values and parameters at the start of its frame on the local stack (`call_layout`).
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from weft.isa.operands import (
     Symbol,
     Vector,
 )
-from weft.ptx.module import Function, Label, Module, Param, Variable
+from weft.ptx.module import Function, Label, Module, Param, Prototype, Variable
 from weft.types import TYPES, ScalarType
 
 # Functions that the runtime provides; their calls stay.
@@ -42,6 +45,33 @@ class FlatFunction:
     static_shared_bytes: int
     local_bytes: int
     branch_targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    prototypes: dict[str, Prototype] = field(default_factory=dict)  # of the indirect calls that stay
+    calls: bool = False  # some calls stay
+
+
+def call_layout(returns, params) -> tuple[list[int], list[int], int]:
+    """Offsets of return values and parameters in a callee's frame, and the bytes that they take."""
+    at = 0
+    places: list[int] = []
+    for p in (*returns, *params):
+        at = _align(at, max(4, p.align))
+        places.append(at)
+        at += _align(p.size, 4)
+    return places[: len(returns)], places[len(returns) :], _align(at, 16)
+
+
+def address_taken(module: Module) -> list[str]:
+    """Functions whose address the module uses, in the module's order: an indirect call may reach them."""
+    found: set[str] = set()
+    for variable in module.variables.values():
+        found.update(r.symbol for r in variable.relocations)
+    for function in module.functions.values():
+        for item in function.body:
+            if not isinstance(item, Label):
+                for operand in item.operands:
+                    items = operand.items if isinstance(operand, Vector) else (operand,)
+                    found.update(o.name for o in items if isinstance(o, Symbol))
+    return [name for name, f in module.functions.items() if name in found and not f.is_entry and not f.is_declaration]
 
 
 @dataclass
@@ -67,17 +97,20 @@ class _Flattener:
         self.shared: dict[str, Variable] = {}
         self.call_params: dict[str, tuple[int, int]] = {}  # name -> (size, align)
         self.branch_targets: dict[str, tuple[str, ...]] = {}
+        self.prototypes: dict[str, Prototype] = {}
+        self.calls = False
         self.count = 0
 
     def run(self) -> FlatFunction:
-        self._expand(self.function, _Names("", {}), {}, None, (self.function.name,))
-        parameters = {p.name: p.offset for p in self.function.params}
+        function = self.function
+        self._expand(function, _Names("", {}), {}, None, (function.name,))
+        parameters = {p.name: p.offset for p in function.params} if function.is_entry else {}
         in_registers = self._classify_parameters()
         shared_offsets, shared_bytes = self._place_shared()
         local_offsets, local_bytes = self._place_local(in_registers)
         return FlatFunction(
             self.function.name, self.body, self.registers, parameters, in_registers, shared_offsets, local_offsets,
-            shared_bytes, local_bytes, self.branch_targets,
+            shared_bytes, local_bytes, self.branch_targets, self.prototypes, self.calls,
         )  # fmt: skip
 
     # ------------------------------------------------------------ expansion
@@ -96,6 +129,8 @@ class _Flattener:
             elif variable.space == "param":
                 self.call_params[new] = (variable.size, variable.align)
         names.symbols.update(params)
+        for name, prototype in function.prototypes.items():
+            self.prototypes[name] = prototype
         for label, targets in function.branch_targets.items():
             self.branch_targets[label + names.suffix] = tuple(t + names.suffix for t in targets)
         for item in function.body:
@@ -114,6 +149,7 @@ class _Flattener:
             if isinstance(target.target, Symbol) and target.target.name not in BUILTINS:
                 self._expand_call(ins, target, names, stack)
                 return
+            self.calls = self.calls or isinstance(target.target, Register)
         operands = tuple(self._operand(o, names, ins) for o in ins.operands)
         self.body.append(replace(ins, operands=operands, guard=self._guard(ins, names)))
 
@@ -129,6 +165,7 @@ class _Flattener:
                 f"call of {name}: the function has no body in this module", file=self.module.file, line=ins.line
             )
         if name in stack:
+            self.calls = True
             operands = tuple(self._operand(o, names, ins) for o in ins.operands)
             self.body.append(replace(ins, operands=operands, guard=self._guard(ins, names)))
             return
@@ -246,14 +283,18 @@ class _Flattener:
         return good
 
     def _rewrite_parameters(self, in_registers: set[str]) -> None:
-        """Accesses to the remaining call parameters become accesses to local memory."""
-        own = {p.name for p in self.function.params}
+        """Accesses to the remaining call parameters, and to a called function's own, become accesses to local
+        memory."""
+        function = self.function
+        own = {p.name for p in function.params} if function.is_entry else set()
+        framed = set() if function.is_entry else {p.name for p in (*function.params, *function.returns)}
         body = []
         for ins in self.body:
             if not isinstance(ins, Label) and ins.opcode in ("ld", "st") and "param" in ins.modifiers:
                 address = next(o for o in ins.operands if isinstance(o, Address))
                 name = address.base.name if isinstance(address.base, Symbol) else None
-                if name is not None and name in self.call_params and name not in in_registers and name not in own:
+                moved = name in framed or (name in self.call_params and name not in in_registers and name not in own)
+                if moved:
                     modifiers = tuple("local" if x == "param" else x for x in ins.modifiers if "::" not in x)
                     ins = replace(ins, modifiers=modifiers)
             body.append(ins)
@@ -301,6 +342,11 @@ class _Flattener:
     def _place_local(self, in_registers: set[str]) -> tuple[dict[str, int], int]:
         offsets: dict[str, int] = {}
         at = 0
+        function = self.function
+        if not function.is_entry:
+            returns, params, at = call_layout(function.returns, function.params)
+            for p, place in zip((*function.returns, *function.params), (*returns, *params)):
+                offsets[p.name] = place
         for v in self.locals.values():
             at = _align(at, v.align)
             offsets[v.name] = at
@@ -319,5 +365,6 @@ def _align(value: int, align: int) -> int:
 
 
 def flatten_function(module: Module, name: str) -> FlatFunction:
-    """The entry function `name` ready for lowering. Raises PtxError for a call of a function without a body."""
+    """An entry function, or one that stays a function, ready for lowering. Raises PtxError for a call of a function
+    without a body."""
     return _Flattener(module, module.functions[name]).run()

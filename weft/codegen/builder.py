@@ -44,6 +44,7 @@ class Builder:
         self.lines: list[str] = []
         self.globals: dict[tuple, str] = {}
         self.global_lines: list[str] = []
+        self.global_prefix = "@const"
         self.declarations: set[str] = set()
         self.counter = 0
         self.depth = 0  # above 0 inside an arm of a diamond: nothing computed there may be remembered
@@ -85,7 +86,7 @@ class Builder:
         """A private constant of the module, made once per key. `text` is its initialiser."""
         name = self.globals.get(key)
         if name is None:
-            name = self.globals[key] = f"@const.{len(self.globals)}"
+            name = self.globals[key] = f"{self.global_prefix}.{len(self.globals)}"
             self.global_lines.append(f"{name} = private unnamed_addr constant {type_} {text}, align 64")
         return name
 

@@ -10,16 +10,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weft.analysis.flow import build_flow
-from weft.analysis.inline import flatten_function
+from weft.analysis.inline import FlatFunction, flatten_function
 from weft.codegen.jit import ObjectCache, Target, link_object, optimise_and_emit
 from weft.codegen.kernel import CompiledKernel, Site
-from weft.codegen.lower import Lowering
+from weft.codegen.lower import METADATA, Lowering
 from weft.codegen.schedule import scheduler_ir, scheduler_needs
 from weft.codegen.support import support_functions
 from weft.errors import NoSuchKernelError
 from weft.ptx.module import Label, Module
 from weft.types import Dim3
 from weft.version import __version__
+
+
+# Local stack for recursive and indirect calls, per thread. CUDA's default (cudaLimitStackSize) is 1 KiB for all frames,
+# with registers saved there too; ours keeps only parameters and local variables.
+STACK_BYTES = 16 * 1024
+
+
+# Blocks of a grid-stride kernel that take turns on one worker. More do not help, and their frames should stay in L1/L2.
+GANG = 64
 
 
 @dataclass(frozen=True)
@@ -80,30 +89,50 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
         raise NoSuchKernelError(f"no kernel {name!r} in {module.file} (it has: {known})")
     started = time.perf_counter()
     flat = flatten_function(module, name)
-    flow = build_flow(flat.body, module.file, flat.branch_targets)
-    lowered = Lowering(module, flat, flow, block, options.target, options.small_grid).run()
+    lowering = _lowering(module, flat, block, options, 0, None)
+    lowered = lowering.run()
+    sites = _sites(flat)
+    texts = [lowered.text]
+    done: set[str] = set()
+    while left := [f for f in lowered.functions if f not in done]:
+        for function in left:
+            done.add(function)
+            body = flatten_function(module, function)
+            texts.append(_lowering(module, body, block, options, len(sites), lowering).run().text)
+            sites += _sites(body)
+    local_bytes = flat.local_bytes + (STACK_BYTES if done else 0)
     warps = (block.count + 31) // 32
     needed = lowered.support | scheduler_needs(lowered.kind)
-    ir = (
-        support_functions(needed, options.target)
-        + lowered.text
-        + scheduler_ir(
+    ir = "".join([
+        support_functions(needed, options.target),
+        "\n".join(sorted(lowered.declarations)) + "\n",
+        *texts,
+        METADATA,
+        scheduler_ir(
             lowered.kind, warps, lowered.frame_bytes, options.target, threads=block.count, reductions=lowered.reductions
-        )
-    )
+        ),
+    ])  # fmt: skip
     emitted = time.perf_counter() - started
     code, timings = optimise_and_emit(ir, options.target, dump=options.dump, name=name)
-    sites = tuple(
-        Site(0, None, item.name) if isinstance(item, Label) else Site(item.line, item.location, item.name)
-        for item in flat.body
-    )
     kernel = CompiledKernel(
         name=name, block=block, warps=warps, frame_bytes=lowered.frame_bytes,
-        static_shared_bytes=flat.static_shared_bytes, local_bytes=flat.local_bytes, slot_count=lowered.slot_count,
-        symbols=lowered.symbols, sites=sites, has_barriers=lowered.kind != "plain", may_spin=lowered.may_spin,
-        registers=lowered.registers,
+        static_shared_bytes=flat.static_shared_bytes, local_bytes=local_bytes, slot_count=len(lowering.slot_of),
+        symbols=tuple(lowering.symbol_index), sites=tuple(sites), has_barriers=lowered.kind != "plain", may_spin=lowered.may_spin,
+        registers=lowered.registers, gang=GANG if lowered.kind == "ganged" else 1,
     )  # fmt: skip
     kernel.timings = {"emit": emitted, **timings}
     if hasattr(kernel, "has_loops"):
         kernel = replace(kernel, has_loops=lowered.has_loops)
     return kernel, code
+
+
+def _lowering(module, flat: FlatFunction, block: Dim3, options: CompileOptions, first_site: int, caller) -> Lowering:
+    flow = build_flow(flat.body, module.file, flat.branch_targets, first_site)
+    return Lowering(module, flat, flow, block, options.target, options.small_grid, caller)
+
+
+def _sites(flat: FlatFunction) -> list[Site]:
+    return [
+        Site(0, None, item.name) if isinstance(item, Label) else Site(item.line, item.location, item.name)
+        for item in flat.body
+    ]

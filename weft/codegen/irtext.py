@@ -87,22 +87,14 @@ def field_place(structure: type[ctypes.Structure], name: str) -> tuple[int, str]
 
 
 class Loop:
-    """The loop that encloses the current position: leave it or start its next round, perhaps on a condition."""
+    """The loop that encloses the current position."""
 
-    def __init__(self, function: IRFunction, again: str, done: str):
-        self.function, self.again, self.done = function, again, done
+    def __init__(self, function: IRFunction, done: str):
+        self.function, self.done = function, done
 
     def break_if(self, condition: Value) -> None:
         """Leaves the loop when `condition` holds."""
         self.function._branch_away(condition, self.done)
-
-    def continue_if(self, condition: Value) -> None:
-        """Starts the next round when `condition` holds."""
-        self.function._branch_away(condition, self.again)
-
-    def break_(self) -> None:
-        """Leaves the loop; nothing may follow in the same block."""
-        self.function._terminate(f"br label %{self.done}")
 
 
 class IRFunction:
@@ -125,7 +117,7 @@ class IRFunction:
         self._lines: list[str] = []
         self._count = 0
         self._terminated = False
-        self._after_then: tuple[int, str] | None = None  # (line of the jump out of the last then-part, its target)
+        self._after_then: tuple[int, int] | None = None  # lines: the jump out of the last then-part, what followed
 
     # ---- positions
 
@@ -171,7 +163,7 @@ class IRFunction:
     def if_(self, condition: Value, *, unlikely: bool = False) -> Iterator[None]:
         """The body runs when `condition` holds. May be followed by `else_`."""
         then, after = self._label("then"), self._label("after")
-        hint = ", !prof !{!\"branch_weights\", i32 1, i32 2000}" if unlikely else ""
+        hint = ', !prof !{!"branch_weights", i32 1, i32 2000}' if unlikely else ""
         self._terminate(f"br {condition}, label %{then}, label %{after}{hint}")
         self._begin(then)
         yield
@@ -200,7 +192,7 @@ class IRFunction:
         """Repeats its body until a break or return."""
         again, done = self._label("again"), self._label("done")
         self._begin(again)
-        yield Loop(self, again, done)
+        yield Loop(self, done)
         if not self._terminated:
             self._terminate(f"br label %{again}")
         self._begin(done)
@@ -342,9 +334,6 @@ class IRFunction:
     def zext(self, value: Value, type_: str) -> Value:
         return self.convert("zext", value, type_)
 
-    def sext(self, value: Value, type_: str) -> Value:
-        return self.convert("sext", value, type_)
-
     def trunc(self, value: Value, type_: str) -> Value:
         return self.convert("trunc", value, type_)
 
@@ -433,25 +422,25 @@ class IRFunction:
 
     # ---- calls
 
-    def call(self, result: str, name: str, *arguments: Value) -> Value | None:
+    def call(self, result: str, name: str, *arguments: Value) -> Value:
         """Calls another function of the module; remembered in `callees`."""
         self.callees.add(name)
         return self._call(result, "@" + name, arguments)
 
-    def call_pointer(self, result: str, pointer: Value, *arguments: Value) -> Value | None:
+    def call_pointer(self, result: str, pointer: Value, *arguments: Value) -> Value:
         """Calls through a pointer."""
         return self._call(result, pointer.ref, arguments)
 
-    def intrinsic(self, result: str, name: str, *arguments: Value) -> Value | None:
+    def intrinsic(self, result: str, name: str, *arguments: Value) -> Value:
         """Calls an LLVM intrinsic."""
         assert name.startswith("llvm."), name
         return self._call(result, "@" + name, arguments)
 
-    def _call(self, result: str, target: str, arguments: tuple[Value, ...]) -> Value | None:
+    def _call(self, result: str, target: str, arguments: tuple[Value, ...]) -> Value:
         text = f"call {result} {target}({', '.join(map(str, arguments))})"
         if result == "void":
             self._emit(text)
-            return None
+            return Value("void", "")
         return self._define(result, text)
 
     def cttz(self, value: Value) -> Value:
@@ -462,11 +451,6 @@ class IRFunction:
         """a - b, or 0 where b is larger (unsigned)."""
         a, b = self._pair(a, b)
         return self._call(a.type, f"@llvm.usub.sat.{_suffix(a.type)}", (a, b))
-
-    def umin(self, a: Value, b: Value | int) -> Value:
-        """The smaller (unsigned)."""
-        a, b = self._pair(a, b)
-        return self._call(a.type, f"@llvm.umin.{_suffix(a.type)}", (a, b))
 
     def fill_zero(self, pointer: Value, count: Value | int) -> None:
         """Zeroes `count` bytes."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from weft.analysis.divergence import Divergence, Group, find_groups
 from weft.analysis.flow import CARRY, Block, Flow, Loop, Op
-from weft.analysis.inline import FlatFunction
+from weft.analysis.inline import FlatFunction, address_taken, call_layout
 from weft.analysis.order import ordered_ops
 from weft.codegen import abi
 from weft.codegen.jit import Target, function_attributes
@@ -29,11 +29,24 @@ from weft.types import Dim3
 MAX_PASSES = 40
 
 
+# Metadata that the text of every function refers to: branch weights (likely, unlikely), an empty node, and the alias
+# scope of the range slots, which no access of the program touches.
+METADATA = """!0 = !{!"branch_weights", i32 2000, i32 1}
+!1 = !{}
+!2 = distinct !{!2}
+!3 = !{!4}
+!4 = distinct !{!4, !2}
+!5 = !{!"branch_weights", i32 1, i32 2000}
+"""
+
+
 @dataclass
 class Lowered:
     """The warp function and what the scheduler, the support code and the runtime need."""
 
     text: str
+    functions: dict[str, str]  # functions that it calls: name -> IR name
+    declarations: set[str]
     support: set[str]
     kind: str  # scheduler kind
     reductions: tuple[int, ...]
@@ -48,9 +61,16 @@ class Lowered:
 class Lowering(WarpOps):
     """One kernel for one block shape. `run()` does it all."""
 
-    def __init__(self, module: Module, flat: FlatFunction, flow: Flow, block: Dim3, target: Target, small_grid: bool):
+    def __init__(
+        self, module: Module, flat: FlatFunction, flow: Flow, block: Dim3, target: Target, small_grid: bool,
+        caller: Lowering | None = None,
+    ):  # fmt: skip
         super().__init__(block, 16 if target.vector_bits >= 512 else 8)
         self.module, self.flat, self.flow, self.target = module, flat, flow, target
+        self.is_function = caller is not None
+        self.small_grid = small_grid
+        # functions that stay functions: name -> IR name; shared by all that are compiled together
+        self.functions: dict[str, str] = caller.functions if caller is not None else {}
         self.file = module.file
         self.setup_access(target.has("avx512f"))
         self.grid_limit = ((2**31 - 1) // block.x if small_grid else 2**31 - 1, 65535, 65535)
@@ -61,18 +81,34 @@ class Lowering(WarpOps):
         self.static_shared = flat.static_shared_bytes
         self.has_local = flat.local_bytes > 0
         self.symbol_index: dict[str, int] = {}
+        if caller is not None:
+            self.slot_of, self.symbol_index, self.support = caller.slot_of, caller.symbol_index, caller.support
+            self.declarations = caller.declarations
+            self.global_prefix = f"@const.{flat.name}"
         self.mask: tuple[str, ...] | None = None
         self.guard: Value | None = None
         self.site = 0
         self.op: Op | None = None
         self.block_now: Block | None = None
         self.divergence = Divergence([], {}, {})
-        self.partial = block.count % WARP_LANES != 0
+        self.partial = block.count % WARP_LANES != 0 or self.is_function
         self.spinning = {loop.header: loop for loop in flow.loops if self._spins(loop)}
         self.suspends = [b for b in flow.blocks if b.kind == "suspend"]
+        if self.is_function:
+            self._refuse_barriers()
+            self.spinning = {}
         self.resume_points: list[tuple[int, str]] = []
         self.simple_barriers = self._only_plain_barriers()
         self.striding = self._striding_loops()
+
+    def _refuse_barriers(self) -> None:
+        for b in self.suspends:
+            ins = b.terminator.ins
+            raise UnsupportedError(
+                f"{ins.name}: a barrier in a recursive function or one called through a pointer ({self.flat.name}) "
+                "is not supported; call it directly",
+                file=self.file, line=ins.line,
+            )  # fmt: skip
 
     def _register_bits(self) -> dict[str, int]:
         bits = {name: t.bits for name, t in self.flat.registers.items()}
@@ -119,7 +155,7 @@ class Lowering(WarpOps):
         """Headers of grid-stride loops in kernels without barriers: outermost loops with global accesses, in a kernel
         that asks for the size of the grid. One warp's accesses in such a loop are a whole grid apart, so the warps of
         a block take turns, an iteration each, and together they go through memory in order."""
-        if self.suspends or self.spinning or not self.simple_barriers or self.warps == 1:
+        if self.suspends or self.spinning or not self.simple_barriers or self.is_function:
             return set()
         ops = [op for block in self.flow.blocks for op in self._ops(block)]
         if not any(getattr(o, "name", "") == "%nctaid.x" for op in ops for o in op.ins.operands):
@@ -398,12 +434,109 @@ class Lowering(WarpOps):
         name = target.target.name
         handler = {"vprintf": self._call_printf, "__assertfail": self._call_assert, "malloc": self._call_malloc,
                    "free": self._call_free}.get(name)  # fmt: skip
-        if handler is None or isinstance(target.target, Register):
-            raise UnsupportedError(
-                f"call of {name}: only calls that can be expanded in place are supported",
-                file=self.file, line=op.ins.line,
-            )  # fmt: skip
-        handler(op, target)
+        if handler is not None:
+            handler(op, target)
+        elif isinstance(target.target, Register):
+            self._call_indirect(op, target)
+        else:
+            function = self.module.functions[name]
+            self._call_function(target, function.returns, function.params, [(name, None)])
+
+    def _call_indirect(self, op: Op, target) -> None:
+        prototype = self.flat.prototypes.get(target.prototype)
+        pointer = self.read(target.target, 64)
+        if prototype is None:
+            raise PtxError(f"{op.ins.name}: no .callprototype {target.prototype!r}", file=self.file, line=op.ins.line)
+        if pointer is None:
+            return
+        shape = [(p.size, p.align) for p in (*prototype.returns, *prototype.params)]
+        names = list(self.module.functions)
+        choices = []
+        known = self.const(0, 1)
+        for name in address_taken(self.module):
+            function = self.module.functions[name]
+            if [(p.size, p.align) for p in (*function.returns, *function.params)] == shape:
+                chosen = self.icmp("eq", pointer, self.const(abi.function_address(names.index(name)), 64))
+                choices.append((name, chosen))
+                known = self.or_(known, chosen)
+        self._fault_lanes(self.not_(known), abi.FaultKind.CALL)
+        self._call_function(target, prototype.returns, prototype.params, choices)
+
+    def _fault_lanes(self, wrong: Value, kind: abi.FaultKind) -> None:
+        if self.dry:
+            return
+        word = self.uval(self.ballot(wrong))
+        bad, fine = self.new_label("bad"), self.new_label("fine")
+        self.e(f"br i1 {self.t(f'icmp ne i32 {word}, 0')}, label %{bad}, label %{fine}, !prof !5")
+        self.label(bad)
+        self.depth += 1
+        self.fault(kind, word)
+        self.depth -= 1
+        self.e("br label %stopped")
+        self.label(fine)
+
+    def _call_function(self, target, returns, params, choices: list[tuple[str, Value | None]]) -> None:
+        """Pass the arguments on the local stack, call each chosen function with its lanes, fetch the results."""
+        return_places, param_places, _ = call_layout(returns, params)
+        frame = self.add(self.local_base(), self.const(self.flat.local_bytes, 64))
+
+        def place(offset: int) -> Value:
+            return self.add(frame, self.const(offset, 64))
+
+        for formal, at, actual in zip(params, param_places, target.arguments, strict=True):
+            for offset, value in self._argument_parts(formal, actual):
+                if value is None:
+                    return
+                self.store("local", place(at + offset), [value])
+        if not self.dry:
+            for name, chosen in choices:
+                self._call_lanes(name, chosen, self.uval(self.trunc(frame, 32)))
+        for formal, at, actual in zip(returns, return_places, target.returns, strict=True):
+            if isinstance(actual, Register):
+                self.write(actual, self.load("local", place(at), max(8, formal.type.bits))[0])
+                continue
+            for offset, bits in self._parameter_parts(actual.name):
+                value = self.load("local", place(at + offset), bits)[0]
+                self.write(Register(f"{actual.name}@{offset}"), value)
+            if actual.name in self.local_offsets:
+                for offset in range(0, formal.size, 4):
+                    word = self.load("local", place(at + offset), 32)
+                    self.store("local", self.symbol_address(actual.name, offset), word)
+
+    def _parameter_parts(self, name: str) -> list[tuple[int, int]]:
+        """(offset, bits) of a call parameter kept in registers."""
+        prefix = name + "@"
+        return [(int(r[len(prefix) :]), bits) for r, bits in self.registers.bits.items() if r.startswith(prefix)]
+
+    def _argument_parts(self, formal, actual):
+        if isinstance(actual, Symbol):
+            for offset, bits in self._parameter_parts(actual.name):
+                yield offset, self.registers.read(f"{actual.name}@{offset}")
+            if actual.name in self.local_offsets:
+                for offset in range(0, formal.size, 4):
+                    yield offset, self.load("local", self.symbol_address(actual.name, offset), 32)[0]
+        else:
+            yield 0, self.read(actual, max(8, formal.type.bits), formal.type)
+
+    def _call_lanes(self, name: str, chosen: Value | None, frame: str) -> None:
+        ir_name = self.functions.setdefault(name, f"@device.{len(self.functions)}")
+        word = self.mask_word() if chosen is None else self.uval(self.ballot(chosen))
+        end = None
+        if chosen is not None:
+            then, end = self.new_label("chosen"), self.new_label("next")
+            self.e(f"br i1 {self.t(f'icmp ne i32 {word}, 0')}, label %{then}, label %{end}")
+            self.label(then)
+        status = self.t(
+            f"call i32 {ir_name}(ptr %wk, ptr %blk, ptr %sh, ptr %loc, i32 %w, i32 %cx, i32 %cy, i32 %cz, "
+            f"i32 {word}, i32 {frame}, i32 {self.site})"
+        )
+        onward = end or self.new_label("returned")
+        self.e(f"br i1 {self.t(f'icmp ne i32 {status}, 0')}, label %stopped, label %{onward}")
+        self.label(onward)
+
+    def local_base(self) -> Value:
+        """Where this function's local memory begins."""
+        return self.scalar("%stack64", 64, 0, 1 << 31) if self.is_function else self.const(0, 64)
 
     def _call_arguments(self, target, count: int) -> list[Value] | None:
         values = []
@@ -582,7 +715,7 @@ class Lowering(WarpOps):
                 self._suspend(abi.WARP_YIELD, f"B{target}")
                 return
             if target in self.striding and target not in self.divergence.group_of:
-                self._suspend(abi.WARP_BARRIER, f"B{target}")
+                self._suspend(abi.WARP_YIELD, f"B{target}")
                 return
             self._poll()
         if target in self.divergence.group_of:
@@ -690,7 +823,7 @@ class Lowering(WarpOps):
             self.e(f"br i1 {self._any_waiting(self.mask_slots[loop.header])}, label %{again}, label %{onward}")
             self.label(again)
             if loop.header in self.striding:
-                self._suspend(abi.WARP_BARRIER, f"D{loop.header}")
+                self._suspend(abi.WARP_YIELD, f"D{loop.header}")
             else:
                 self._poll()
                 self.e(f"br label %D{loop.header}")
@@ -913,30 +1046,36 @@ class Lowering(WarpOps):
         self.splats.clear()
         self._prologue()
         prologue = self.lines
-        head = (
-            "define internal i32 @warp(ptr %wk, ptr %blk, ptr noalias align 64 %frame, ptr align 64 %sh, ptr align 64 %loc, "
-            "i32 %w, i32 %state, i32 %cx, i32 %cy, i32 %cz) " + function_attributes(self.target) + " {"
-        )
+        head = self._head()
         tail = ["finished:", f"  ret i32 {abi.WARP_DONE}", "stopped:", f"  ret i32 {abi.WARP_STOP}", "}"]
-        metadata = [
-            '!0 = !{!"branch_weights", i32 2000, i32 1}', "!1 = !{}", "!2 = distinct !{!2}", "!3 = !{!4}",
-            "!4 = distinct !{!4, !2}", '!5 = !{!"branch_weights", i32 1, i32 2000}',
-        ]  # fmt: skip
-        text = "\n".join(
-            [*self.global_lines, *sorted(self.declarations), head, "entry:", *self.registers.allocas, *prologue,
-             *body, *tail, *metadata, ""]  # fmt: skip
-        )
+        lines = [*self.global_lines, head, "entry:", *self.registers.allocas, *prologue, *body, *tail, ""]
+        text = "\n".join(lines)
         frame = (self.registers.frame_bytes + 63) // 64 * 64
         if not self.resume_points:
             kind = "plain"
+        elif self.striding:
+            kind = "ganged"
         else:
             kind = "phased" if self.simple_barriers else "general"
         if kind == "plain" and not self.simple_barriers:
             kind = "general"
         return Lowered(
-            text, self.support, kind, (), frame, len(self.slot_of), tuple(self.symbol_index), bool(self.flow.loops),
+            text, self.functions, self.declarations, self.support, kind, (), frame, len(self.slot_of), tuple(self.symbol_index), bool(self.flow.loops),
             bool(self.spinning), self._register_estimate(),
         )  # fmt: skip
+
+    def _head(self) -> str:
+        attributes = function_attributes(self.target)
+        if self.is_function:
+            return (
+                f"define internal i32 {self.functions[self.flat.name]}(ptr %wk, ptr %blk, ptr align 64 %sh, "
+                "ptr align 64 %loc, i32 %w, i32 %cx, i32 %cy, i32 %cz, i32 %lanes, i32 %stack, i32 %call.site) "
+                f"noinline {attributes} {{"
+            )
+        return (
+            "define internal i32 @warp(ptr %wk, ptr %blk, ptr noalias align 64 %frame, ptr align 64 %sh, "
+            f"ptr align 64 %loc, i32 %w, i32 %state, i32 %cx, i32 %cy, i32 %cz) {attributes} {{"
+        )
 
     def _register_estimate(self) -> int:
         """Registers a thread would need, estimated as the most 32-bit values live at a block boundary, plus the
@@ -977,6 +1116,8 @@ class Lowering(WarpOps):
         self.registers.allocas.append("  %exchange = alloca [32 x i32], align 64")
         for line in lines:
             self.e(line)
+        if self.is_function:
+            self._enter_function()
         if self.resume_points:
             cases = " ".join(f"i32 {state}, label %{label}" for state, label in self.resume_points)
             self.e(f"switch i32 %state, label %start [ {cases} ]")
@@ -991,7 +1132,10 @@ class Lowering(WarpOps):
         for slots in self.mask_slots.values():
             self._clear_mask(slots)
         first = [self.literal(-1, 32)]
-        if self.partial:
+        if self.is_function:
+            first = ["%lanes"]
+            self._store_mask(self.mask_slots[0], self.mask_chunks("%lanes"))
+        elif self.partial:
             rows = np.full(self.warps, -1, np.int64)
             rows[-1] = (1 << self.block.count % WARP_LANES) - 1
             first = [self.row_scalar(rows, 32)]
@@ -1003,6 +1147,26 @@ class Lowering(WarpOps):
         group = self.divergence.group_of.get(0)
         self.e(f"br label %{self._group_label(group) if group is not None else 'B0'}")
         assert n * self.chunks == WARP_LANES
+
+    def _enter_function(self) -> None:
+        """Check both stacks: the device's local memory and the host thread's."""
+        self.e("%stack64 = zext i32 %stack to i64")
+        top = self.t(f"add i32 %stack, {self.flat.local_bytes}")
+        beyond = self.t(f"icmp ugt i32 {top}, %local.bytes")
+        limit_at = self.t(f"getelementptr i8, ptr %wk, i64 {abi.Worker.stack_limit.offset}")
+        limit = self.t(f"load i64, ptr {limit_at}, !invariant.load !1")
+        here = self.t("ptrtoint ptr %exchange to i64")
+        deep = self.t(f"icmp ult i64 {here}, {limit}")
+        both = self.t(f"or i1 {beyond}, {deep}")
+        self.e(f"br i1 {both}, label %overflow, label %entered, !prof !5")
+        self.label("overflow")
+        name = self._call_support("weft_fault")
+        self.declare("declare i32 @llvm.cttz.i32(i32, i1)")
+        lane = self.t("call i32 @llvm.cttz.i32(i32 %lanes, i1 false)")
+        kind = int(abi.FaultKind.STACK)
+        self.e(f"call void {name}(ptr %wk, ptr %blk, i32 %w, i32 {kind}, i32 %call.site, i32 {lane}, i64 0, i32 0)")
+        self.e("br label %stopped")
+        self.label("entered")
 
     def _zero(self, name: str, storage) -> None:
         form = self.registers.forms[name]

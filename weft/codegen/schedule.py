@@ -5,6 +5,8 @@ a warp:
 
 - "plain": nothing. Blocks run one after another, each warp to its end.
 - "phased": only barriers that all warps of the block reach. All warps run to the barrier, again and again.
+- "ganged": grid-stride loops without barriers. Launch.chunk blocks (at most Worker.capacity) run side by side, and all
+  their warps take turns, one round of the loop each, so that together they go through memory in order.
 - "general": barriers with counts, `bar.arrive`, loops that wait for other warps. A block that cannot go on stays in
   its block memory while others run on the same worker.
 
@@ -25,7 +27,7 @@ from weft.codegen import abi
 from weft.codegen.irtext import IRFunction, Value, constant
 from weft.codegen.jit import Target, function_attributes
 
-KINDS = ("plain", "phased", "general")
+KINDS = ("plain", "phased", "ganged", "general")
 
 # Sweeps over all resident blocks without any progress before a worker counts as idle; a deadlock is reported when
 # all workers are. About a third of a second with one waiting block: long enough for loops that yield in every round
@@ -72,6 +74,8 @@ def scheduler_ir(
     shape = _Shape(kind, warps, frame_bytes, target, threads or 32 * warps, reductions, spin_limit)
     if kind == "general":
         return shape.shuffle_function() + shape.block_function() + shape.general_run()
+    if kind == "ganged":
+        return shape.shuffle_function() + shape.ganged_run()
     return shape.shuffle_function() + shape.claiming_run()
 
 
@@ -285,6 +289,71 @@ class _Shape:
             with f.if_(f.icmp("ne", stop, 0), unlikely=True):
                 f.ret()
         f.set_field(block, abi.BlockHeader, "live_warps", 0)
+
+    # ---- ganged
+
+    def ganged_run(self) -> str:
+        """Claims as many blocks as run together, and runs all their warps in turns until every one has finished."""
+        f = IRFunction("weft_run", "void", [("ptr", "worker")], linkage="", attributes=self.attributes)
+        (worker,) = f.parameters
+        launch = f.field(worker, abi.Worker, "launch")
+        blocks = f.field(worker, abi.Worker, "blocks")
+        stride = f.field(worker, abi.Worker, "block_stride")
+        chunk = f.field(launch, abi.Launch, "chunk")
+        size = f.intrinsic("i64", "llvm.smin.i64", chunk, f.field(worker, abi.Worker, "capacity"))
+        total = f.field(launch, abi.Launch, "total_blocks")
+        local_stride = self.local_stride(f, launch)
+        seed = f.field(launch, abi.Launch, "seed")
+        order = self.order_array(f)
+        live, salt = f.variable(f.const("i64", 0)), f.variable(f.const("i32", 0))
+        with f.loop() as claims:
+            first = f.atomicrmw("add", f.field_address(launch, abi.Launch, "next_block"), size, "monotonic")
+            claims.break_if(f.icmp("sge", first, total))
+            count = f.sub(f.intrinsic("i64", "llvm.smin.i64", f.add(first, size), total), first)
+            with f.for_range(f.const("i64", 0), count) as i:
+                self._admit(f, launch, f.offset(blocks, f.mul(i, stride)), f.add(first, i))
+            f.set(live, f.mul(count, self.warps))
+            with f.loop() as rounds:
+                rounds.break_if(f.icmp("eq", f.get(live), 0))
+                stop = f.field(launch, abi.Launch, "stop", order="monotonic")
+                with f.if_(f.icmp("ne", stop, 0), unlikely=True):
+                    f.ret()
+                f.set(salt, f.add(f.get(salt), 1))
+                self.shuffle_when_seeded(f, seed, order, f.get(salt))
+                with f.for_range(f.const("i64", 0), count) as i:
+                    block = f.offset(blocks, f.mul(i, stride))
+                    self._round(f, worker, block, order, local_stride, live)
+            done = f.field_address(launch, abi.Launch, "blocks_done")
+            f.atomicrmw("add", done, count, "monotonic")
+        return f.text()
+
+    def _admit(self, f, launch: Value, block: Value, position: Value) -> None:
+        """Makes a block memory ready for the block at `position` of the launch order."""
+        self.place_block(f, launch, block)
+        linear = f.variable(position)
+        block_order = f.field(launch, abi.Launch, "block_order")
+        with f.if_(f.icmp("ne", block_order, 0), unlikely=True):
+            f.set(linear, f.load("i64", f.index(block_order, position, 8)))
+        self.write_header(f, block, f.get(linear), self.decompose(f, launch, f.get(linear)))
+        self.clear_records(f, block)
+
+    def _round(self, f, worker, block: Value, order: Value, local_stride: Value, live) -> None:
+        """Every unfinished warp of one block once."""
+        ctaid = tuple(f.field(block, abi.BlockHeader, f"ctaid_{axis}") for axis in "xyz")
+        with f.for_range(f.const("i64", 0), self.warps) as i:
+            w = f.load("i32", f.index(order, i, 4)) if self.warps > 1 else f.const("i32", 0)
+            record = self.record(f, block, w)
+            with f.if_(f.icmp("ne", f.field(record, abi.WarpRecord, "status"), abi.RECORD_DONE)):
+                state = f.field(record, abi.WarpRecord, "state")
+                status, after = self.call_warp(f, worker, block, w, state, local_stride, ctaid)
+                f.set_field(record, abi.WarpRecord, "state", after)
+                with f.if_(f.icmp("ne", status, abi.WARP_YIELD)):
+                    with f.if_(f.icmp("eq", status, abi.WARP_STOP), unlikely=True):
+                        f.ret()
+                    f.set_field(record, abi.WarpRecord, "status", abi.RECORD_DONE)
+                    f.set(live, f.sub(f.get(live), 1))
+                    left = f.sub(f.field(block, abi.BlockHeader, "live_warps"), 1)
+                    f.set_field(block, abi.BlockHeader, "live_warps", left)
 
     # ---- general
 

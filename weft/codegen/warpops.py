@@ -94,7 +94,7 @@ class WarpOps(Access):
         if name in self.shared_offsets:
             return self.const(self.shared_offsets[name] + offset, 64)
         if name in self.local_offsets:
-            return self.const(self.local_offsets[name] + offset, 64)
+            return self.add(self.local_base(), self.const(self.local_offsets[name] + offset, 64))
         if name in self.parameter_offsets:
             base = self.scalar(self.parameter_base, 64)
             return self.add(base, self.const(self.parameter_offsets[name] + offset, 64))

@@ -1,8 +1,8 @@
-"""Floating-point emission shared by the entries: every function takes the builder first, and Values, and returns Values.
+"""Floating-point emission shared by the entries: functions that take the builder and Values, and return Values.
 
 The builder rounds to nearest even only, in f32 and f64. What is built here from that:
-- directed rounding (rz, rm, rp): the result is rounded to nearest, the sign of its error is found exactly (an error-free
-  transform, or the residual in f64), and the pattern is moved by one unit where it lies on the wrong side;
+- directed rounding (rz, rm, rp): the result is rounded to nearest, the sign of its error is found exactly (an
+  error-free transform, or the residual in f64), and the pattern is moved by one unit where it is on the wrong side;
 - f16 and bf16 arithmetic: in f32 where rounding twice is innocuous (add, sub, mul), else rounded to odd first;
 - saturation, relu, flushing, minimum and maximum with PTX's rules for NaN and signed zero.
 """
@@ -204,7 +204,9 @@ def _fused_residual(b, x, y, z, s):
     even = b.select(large, one, scale)
     u = b.fmul(fmt, x, b.select(x_is_larger, b.fmul(fmt, squeeze, even), even))
     v = b.fmul(fmt, y, b.select(x_is_larger, even, b.fmul(fmt, squeeze, even)))
-    w = b.fmul(fmt, b.fmul(fmt, z, scale), scale)
+    # A tiny addend of a large product counts by its sign alone: as it is, lest scaling it down make it zero.
+    z_scale = b.select(b.fcmp("olt", fmt, addend, number(2.0**-800)), b.select(large, one, scale), scale)
+    w = b.fmul(fmt, b.fmul(fmt, z, z_scale), z_scale)
     t = b.fmul(fmt, b.fmul(fmt, s, scale), scale)
     p = b.fmul(fmt, u, v)
     p_error = b.fma(fmt, u, v, b.fneg(fmt, p))
@@ -218,7 +220,11 @@ def _fused_residual(b, x, y, z, s):
     a_sum, a_error = two_sum(b, fmt, w, p_error)
     b_sum, b_error = two_sum(b, fmt, p, a_sum)
     gap = b.fadd(fmt, b.fsub(fmt, b_sum, t), b_error)
-    return b.fadd(fmt, gap, a_error)
+    # Where s overflowed the residual points back from infinity, if all operands are finite (else it is NaN).
+    tiny = number(2.0**-600)
+    shrunk = b.fma(fmt, b.fmul(fmt, x, tiny), b.fmul(fmt, y, tiny), b.fmul(fmt, z, tiny))
+    infinite = b.icmp("eq", b.fabs(fmt, s), b.const(FORMATS[fmt].infinity, 64))
+    return b.select(infinite, b.fsub(fmt, shrunk, s), b.fadd(fmt, gap, a_error))
 
 
 def emit_quotient(b, fmt: str, x, y, mode: str = "rn"):

@@ -1,14 +1,14 @@
-"""Exact floating point: bit patterns to exact values and back, with every rounding PTX has. The reference semantics' ground.
+"""Exact floating point: bit patterns to exact values and back, with every rounding that PTX has.
 
-What enters: bit patterns (Python ints) with the name of their format; what leaves: exact values, or bit patterns
-rounded once. A finite value is a Fraction; infinities and NaN are the Python floats inf, -inf and nan. As a Fraction
-has no signed zero, a value travels as an `Exact`: the value and its sign.
+The reference semantics rest on this module. What enters: bit patterns (Python ints) with the name of their format;
+what leaves: exact values, or bit patterns rounded once. A finite value is a Fraction; infinities and NaN are the Python
+floats inf, -inf and nan. As a Fraction has no signed zero, a value travels as an `Exact`: the value and its sign.
 
     encode("f16", decode("f32", bits), "rz")          # narrowing, toward zero
     pack("f32", fused(unpack("f16", a), unpack("f16", b), unpack("f32", c), "rn"), "rn")
 
-Formats (PTX ISA, "Fundamental Types" and "Alternate Floating-Point Data Formats"): f16, bf16, tf32, f32, f64, e4m3, e5m2,
-e2m1, e2m3, e3m2. tf32 is stored in the upper bits of a 32-bit pattern, and the 13 low bits are ignored when it is
+Formats (PTX ISA, "Fundamental Types" and "Alternate Floating-Point Data Formats"): f16, bf16, tf32, f32, f64, e4m3,
+e5m2, e2m1, e2m3, e3m2. tf32 is stored in the upper bits of a 32-bit pattern, and the 13 low bits are ignored when it is
 read. e4m3 has NaN but no infinity, e2m1, e2m3 and e3m2 have neither. ue8m0 (a power of two from 2^-127 to 2^127, or
 NaN) has functions of its own.
 
@@ -20,9 +20,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
-Value = Union[Fraction, float]
+Value = Fraction | float
 INFINITY = math.inf
 NAN = math.nan
 MODES = ("rn", "rz", "rm", "rp", "rna")
@@ -131,7 +131,7 @@ def unpack(fmt: str, bits: int) -> Exact:
     exponent = magnitude >> f.fraction_bits
     fraction = magnitude & ((1 << f.fraction_bits) - 1)
     if f.special == "ieee" and exponent == (1 << f.exponent_bits) - 1:
-        if bits & (f.sign_bit - 1) & (f.infinity - 1):
+        if bits & (f.sign_bit - 1) > f.infinity:
             return Exact(NAN, negative)
         return Exact(-INFINITY if negative else INFINITY, negative)
     if f.special == "nan" and magnitude == f.sign_bit - 1:
@@ -215,7 +215,7 @@ def _round_magnitude(f: Format, exact: Exact, mode: str, satfinite: bool) -> int
     if not numerator:
         return 0
     exponent = numerator.bit_length() - denominator.bit_length()
-    if (numerator << -exponent if exponent < 0 else numerator) < (denominator << exponent if exponent > 0 else denominator):
+    if numerator << max(0, -exponent) < denominator << max(0, exponent):
         exponent -= 1
     exponent = max(exponent, f.lowest_exponent)
     power = exponent - f.fraction_bits

@@ -447,38 +447,48 @@ class BodyParser:
     def _make_operand(self, piece: str, cache: OperandCache) -> Operand:
         """The operand of a usual shape that `piece` spells, into the cache. Raises NotPlainError for other shapes."""
         text = piece.strip()
+        value: Operand
         if text in cache:
             value = cache[piece] = cache[text]
             return value
-        if _ATOM.fullmatch(text):
-            value = self._atom(text)
-            cache[" " + text] = value
-        elif found := _ADDRESS.fullmatch(text):
+        first = text[:1]
+        if first == "[":
+            found = _ADDRESS.fullmatch(text)
+            if found is None:
+                raise NotPlainError
             name, offset = found.groups()
             base = cache[name]
             if not isinstance(base, (Register, Symbol)):
                 raise NotPlainError
             value = Address(base, int(offset) if offset else 0)
-        elif _DECIMAL.fullmatch(text):
-            value = Immediate(int(text))
-        elif _FLOAT_BITS.fullmatch(text):
-            value = Immediate(int(text[2:], 16), "f32" if text[1] in "fF" else "f64")
-        elif _HEXADECIMAL.fullmatch(text):
-            value = Immediate(int(text, 16))
-        elif text[:1] == "{" and text[-1] == "}":
+        elif first == "-" or first.isdigit():
+            value = self._plain_number(text)
+        elif first == "{" and text[-1] == "}":
             items = tuple([cache[part] for part in text[1:-1].split(",")])
             if any(isinstance(item, (Vector, Address, Pair)) for item in items):
                 raise NotPlainError
             value = Vector(items)
+        elif _ATOM.fullmatch(text):
+            value = self._atom(text)
+            cache[" " + text] = value
         elif text.count("|") == 1:
-            first, second = (cache[part] for part in text.split("|"))
-            if not isinstance(first, (Register, Discard)) or not isinstance(second, (Register, Discard)):
+            left, right = (cache[part] for part in text.split("|"))
+            if not isinstance(left, (Register, Discard)) or not isinstance(right, (Register, Discard)):
                 raise NotPlainError
-            value = Pair(first, second)
+            value = Pair(left, right)
         else:
             raise NotPlainError
         cache[text] = cache[piece] = value
         return value
+
+    def _plain_number(self, text: str) -> Immediate:
+        if _DECIMAL.fullmatch(text):
+            return Immediate(int(text))
+        if _FLOAT_BITS.fullmatch(text):
+            return Immediate(int(text[2:], 16), "f32" if text[1] in "fF" else "f64")
+        if _HEXADECIMAL.fullmatch(text):
+            return Immediate(int(text, 16))
+        raise NotPlainError
 
     # ------------------------------------------------------------ operands by tokens
     def _operands(self, start: int, end: int) -> tuple:

@@ -152,13 +152,10 @@ class Arena:
         self.lock = threading.RLock()
         tail = 2 * WINDOW_BYTES
         # Twice the capacity, for gaps and fragments; a host that limits address space may give less.
-        for spare in (capacity + (1 << 30), capacity // 8 + (64 << 20)):
-            try:
-                self._space = Reservation(capacity + spare + tail, huge_pages=True)
-                break
-            except OutOfMemoryError:
-                if spare < capacity:
-                    raise
+        try:
+            self._space = Reservation(2 * capacity + (1 << 30) + tail, huge_pages=True)
+        except OutOfMemoryError:
+            self._space = Reservation(capacity + capacity // 8 + (64 << 20) + tail, huge_pages=True)
         # Nothing is ever placed in the windows: their addresses mean shared and local memory.
         end = self._space.address + self._space.size
         self.local_window = end - WINDOW_BYTES
@@ -170,6 +167,7 @@ class Arena:
         self._free: list[tuple[int, int]] = []  # (size, start), sorted
         self._free_at: dict[int, int] = {}  # start -> size
         self._free_end: dict[int, int] = {}  # end -> start
+        self._odd_totals: dict[int, int] = {}  # blocks whose size does not follow from the allocation's: unusual alignment
         self.ranges = RangeTable()
         self.used = 0
         self.peak = 0
@@ -181,8 +179,8 @@ class Arena:
         self._baseline = resident_bytes()
 
     # ------------------------------------------------------------ allocation
-    def allocate(self, size: int, what: object = "", align: int = ALIGNMENT) -> Allocation:
-        """`size` bytes, uninitialised. Raises OutOfMemoryError when the capacity or the host's memory is used up."""
+    def allocate(self, size: int, what: object = "", align: int = ALIGNMENT, zero: bool = False) -> Allocation:
+        """`size` bytes, all zero if asked for. Raises OutOfMemoryError when the capacity or the host's memory is used up."""
         if size < 0:
             raise InvalidValueError(f"invalid argument: a negative size, {size} bytes")
         with self.lock:
@@ -197,7 +195,10 @@ class Arena:
                 )
             if charge >= HOST_CHECK_BYTES:
                 self.check_host(charge)
+            untouched = self._touched
             address = self._place(charge + GAP, align)
+            if zero and address < untouched:
+                ctypes.memset(address, 0, size)
             self.used += charge
             self.peak = max(self.peak, self.used)
             size = max(size, 1)
@@ -229,18 +230,11 @@ class Arena:
         address = self._take(total)
         if align > ALIGNMENT:
             aligned = round_up(address, align)
-            # The block's true start is needed when it is freed.
             if aligned != address:
                 self._put(address, aligned - address)
-            tail = total - (aligned - address)
-            self._sizes_aligned[aligned] = tail
+            self._odd_totals[aligned] = total - (aligned - address)
             return aligned
         return address
-
-    @property
-    def _sizes_aligned(self) -> dict[int, int]:
-        """Blocks whose size does not follow from the allocation's: those of unusual alignment."""
-        return self.__dict__.setdefault("_aligned", {})
 
     def _take(self, total: int) -> int:
         bin_ = self._by_size.get(total)
@@ -296,14 +290,6 @@ class Arena:
         self._free_end[start + size] = start
         insort(self._free, (size, start))
 
-    def is_zero(self, mark: int, address: int) -> bool:
-        """Whether memory at the address, allocated after touched_mark() gave `mark`, was never handed out before."""
-        return address >= mark
-
-    def touched_mark(self) -> int:
-        """An address from which on nothing was ever handed out; memory allocated there reads as zero."""
-        return self._touched
-
     def free(self, allocation: Allocation) -> None:
         """Frees an allocation. Raises InvalidDevicePointerError when that was done before."""
         with self.lock:
@@ -331,7 +317,7 @@ class Arena:
         if charge >= RELEASE_BYTES:
             self._space.release(address - self._space.address, charge)
         total = round_up(charge + GAP, ALIGNMENT)
-        total = self._sizes_aligned.pop(address, total)
+        total = self._odd_totals.pop(address, total)
         if total <= SMALL_BYTES:
             self._by_size.setdefault(total, []).append(address)
         else:
