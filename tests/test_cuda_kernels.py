@@ -155,7 +155,7 @@ def philox(key0, key1, out):
     """Against NumPy's own Philox generator would need its counter order; ten rounds in Python integers instead."""
     rows = []
     for i in range(len(out)):
-        c, k0, k1 = (i, 0, 0, 0), key0, key1
+        c, k0, k1 = (i, 0, 0, 0), int(key0), int(key1)
         for _ in range(10):
             a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
             c = ((b >> 32) ^ c[1] ^ k0, b & 0xFFFFFFFF, (a >> 32) ^ c[3] ^ k1, a & 0xFFFFFFFF)
@@ -1005,7 +1005,7 @@ CASES = [
          lambda r: [200, *(ints(r, -(2**63), 2**63 - 1, 200, dtype=np.int64) for _ in range(2)), *(zeros(200, dtype=t) for t in (np.int64, np.uint64, np.int32, np.uint32))],
          multiply_high),
     Case("integers.cu", "count_bits", 2, 64,
-         lambda r: [100, np.concatenate([[0, 1, 2**31, 2**32, 2**63, 2**64 - 1], r.integers(0, 2**63, 94) >> r.integers(0, 62, 94)]).astype(np.uint64), zeros(100, 8, dtype=np.int32)],
+         lambda r: [100, np.array([0, 1, 2**31, 2**32, 2**63, 2**64 - 1, *(r.integers(0, 2**63, 94) >> r.integers(0, 62, 94))], np.uint64), zeros(100, 8, dtype=np.int32)],
          count_bits),
     Case("integers.cu", "permute_bits", 2, 64,
          lambda r: [100, ints(r, 0, 2**32, 100, dtype=np.uint32), ints(r, 0, 2**32, 100, dtype=np.uint32), ints(r, 0, 2**32, 100, dtype=np.uint32) >> ints(r, 0, 32, 100, dtype=np.uint32) & np.uint32(0x77777777), zeros(100, 8, dtype=np.uint32)],
@@ -1037,7 +1037,7 @@ CASES = [
     Case("control.cu", "switches", 3, 100, lambda r: [250, ints(r, -5000, 5000, 250), filled(-77, 250)], switches),
     Case("control.cu", "nested_divergence", 3, 100, lambda r: [250, ints(r, -200, 200, 250), zeros(250, dtype=np.int32)], nested_divergence),
     Case("control.cu", "break_continue", 3, 100, lambda r: [250, ints(r, 0, 100, 250), zeros(250, dtype=np.int32)], break_continue),
-    Case("control.cu", "irreducible", 3, 100, lambda r: [250, ints(r, -300, 3000, 250), zeros(250, dtype=np.int32)], irreducible),
+    Case("control.cu", "irreducible", 3, 100, lambda r: [250, ints(r, 0, 3000, 250), zeros(250, dtype=np.int32)], irreducible),
     Case("control.cu", "early_return", 3, 128, lambda r: [300, ints(r, -999, 999, 300), zeros(300, dtype=np.int32)], early_return),
     *(Case("control.cu", "odd_blocks", grid, block,
            lambda r, size=math.prod(block) * math.prod(grid): [zeros(size, dtype=np.int32)], odd_blocks(block, grid))

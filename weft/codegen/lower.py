@@ -73,6 +73,7 @@ class Lowering(WarpOps):
         self.functions: dict[str, str] = caller.functions if caller is not None else {}
         self.file = module.file
         self.setup_access(target.has("avx512f"))
+        self.has_mask_registers = target.has("avx512f") or not target.is_x86
         self.grid_limit = ((2**31 - 1) // block.x if small_grid else 2**31 - 1, 65535, 65535)
         self.registers = RegisterFile(self, self._register_bits())
         self.shared_offsets = flat.shared_offsets
@@ -605,48 +606,75 @@ class Lowering(WarpOps):
             self.flow.blocks[b].kind == "suspend" or b in self.spinning or b in self.striding for b in group.blocks
         )
 
+    # Masks are kept as bits where the host has mask registers, else as one word of ones or zeros per lane.
+    def _mask_type(self) -> str:
+        return f"i{self.chunk}" if self.has_mask_registers else self.vtype(32)
+
     def _mask_slot(self, name: str, in_frame: bool) -> list[str]:
         slots = []
         for c in range(self.chunks):
             slot = f"{name}.{c}"
             if in_frame:
-                self.registers.frame_slot(slot, f"i{self.chunk}")
+                self.registers.frame_slot(slot, self._mask_type())
             else:
-                self.registers.allocas.append(f"  {slot} = alloca i{self.chunk}")
+                self.registers.allocas.append(f"  {slot} = alloca {self._mask_type()}")
             slots.append(slot)
         return slots
 
+    def _mask_out(self, x: str) -> str:
+        """A predicate chunk as it is kept."""
+        n = self.chunk
+        if self.has_mask_registers:
+            return self.t(f"bitcast <{n} x i1> {x} to i{n}")
+        return self.t(f"sext <{n} x i1> {x} to {self.vtype(32)}")
+
+    def _mask_word(self, slot: str) -> str:
+        return self.t(f"load {self._mask_type()}, ptr {slot}")
+
+    def _not_word(self, word: str) -> str:
+        ones = "-1" if self.has_mask_registers else self.vector_literal([-1] * self.chunk, 32)
+        return self.t(f"xor {self._mask_type()} {word}, {ones}")
+
+    def _any_word(self, word: str) -> str:
+        """i1: some lane of a kept mask is set."""
+        n = self.chunk
+        if self.has_mask_registers:
+            return self.t(f"icmp ne i{n} {word}, 0")
+        lanes = self.t(f"icmp slt {self.vtype(32)} {word}, zeroinitializer")
+        return self.t(f"icmp ne i{n} {self.t(f'bitcast <{n} x i1> {lanes} to i{n}')}, 0")
+
     def _load_mask(self, slots: list[str]) -> tuple[str, ...]:
         n = self.chunk
-        return tuple(self.t(f"bitcast i{n} {self.t(f'load i{n}, ptr {p}')} to <{n} x i1>") for p in slots)
+        words = [self._mask_word(p) for p in slots]
+        if self.has_mask_registers:
+            return tuple(self.t(f"bitcast i{n} {w} to <{n} x i1>") for w in words)
+        return tuple(self.t(f"icmp slt {self.vtype(32)} {w}, zeroinitializer") for w in words)
 
     def _store_mask(self, slots: list[str], chunks) -> None:
-        n = self.chunk
         for p, x in zip(slots, chunks):
-            self.e(f"store i{n} {self.t(f'bitcast <{n} x i1> {x} to i{n}')}, ptr {p}")
+            self.e(f"store {self._mask_type()} {self._mask_out(x)}, ptr {p}")
 
     def _clear_mask(self, slots: list[str]) -> None:
+        zero = "0" if self.has_mask_registers else "zeroinitializer"
         for p in slots:
-            self.e(f"store i{self.chunk} 0, ptr {p}")
+            self.e(f"store {self._mask_type()} {zero}, ptr {p}")
 
     def _fill_mask(self, slots: list[str]) -> None:
+        ones = "-1" if self.has_mask_registers else self.vector_literal([-1] * self.chunk, 32)
         for p in slots:
-            self.e(f"store i{self.chunk} -1, ptr {p}")
+            self.e(f"store {self._mask_type()} {ones}, ptr {p}")
 
-    def _add_lanes(self, target: int, chunks, slots: list[str] | None = None) -> None:
-        n = self.chunk
-        for p, x in zip(slots or self.mask_slots[target], chunks):
-            word = self.t(f"bitcast <{n} x i1> {x} to i{n}")
-            before = self.t(f"load i{n}, ptr {p}")
-            self.e(f"store i{n} {self.t(f'or i{n} {before}, {word}')}, ptr {p}")
+    def _add_lanes(self, target: int, chunks) -> None:
+        for p, x in zip(self.mask_slots[target], chunks):
+            total = self.t(f"or {self._mask_type()} {self._mask_word(p)}, {self._mask_out(x)}")
+            self.e(f"store {self._mask_type()} {total}, ptr {p}")
 
     def _any_waiting(self, slots: list[str]) -> str:
-        n = self.chunk
         total = None
         for p in slots:
-            x = self.t(f"load i{n}, ptr {p}")
-            total = x if total is None else self.t(f"or i{n} {total}, {x}")
-        return self.t(f"icmp ne i{n} {total}, 0")
+            x = self._mask_word(p)
+            total = x if total is None else self.t(f"or {self._mask_type()} {total}, {x}")
+        return self._any_word(total)
 
     def _block_label(self, b: int) -> str:
         return "finished" if b == self.flow.exit else f"B{b}"
@@ -860,12 +888,10 @@ class Lowering(WarpOps):
         """These lanes leave the kernel."""
         if self.live_slots is None:
             return
-        n = self.chunk
+        ty = self._mask_type()
         for p, x in zip(self.live_slots, chunks):
-            word = self.t(f"bitcast <{n} x i1> {x} to i{n}")
-            before = self.t(f"load i{n}, ptr {p}")
-            kept = self.t(f"and i{n} {before}, {self.t(f'xor i{n} {word}, -1')}")
-            self.e(f"store i{n} {kept}, ptr {p}")
+            kept = self.t(f"and {ty} {self._mask_word(p)}, {self._not_word(self._mask_out(x))}")
+            self.e(f"store {ty} {kept}, ptr {p}")
 
     def _emit_group_end(self, group: Group) -> None:
         self.label(f"E{group.blocks[0]}")
@@ -1000,19 +1026,17 @@ class Lowering(WarpOps):
         here together."""
         op = block.terminator
         self.site = op.site
-        n = self.chunk
+        ty = self._mask_type()
         missing = None
         for c, (p, m) in enumerate(zip(self.live_slots, self.mask)):
-            live = self.t(f"load i{n}, ptr {p}")
-            here = self.t(f"bitcast <{n} x i1> {m} to i{n}")
-            absent = self.t(f"and i{n} {live}, {self.t(f'xor i{n} {here}, -1')}")
+            absent = self.t(f"and {ty} {self._mask_word(p)}, {self._not_word(self._mask_out(m))}")
             for b in group.blocks:
                 if b not in self.flow.to_barrier:
-                    waiting = self.t(f"load i{n}, ptr {self.mask_slots[b][c]}")
-                    absent = self.t(f"and i{n} {absent}, {self.t(f'xor i{n} {waiting}, -1')}")
-            missing = absent if missing is None else self.t(f"or i{n} {missing}, {absent}")
+                    waiting = self._mask_word(self.mask_slots[b][c])
+                    absent = self.t(f"and {ty} {absent}, {self._not_word(waiting)}")
+            missing = absent if missing is None else self.t(f"or {ty} {missing}, {absent}")
         wrong, fine = self.new_label("apart"), self.new_label("together")
-        self.e(f"br i1 {self.t(f'icmp ne i{n} {missing}, 0')}, label %{wrong}, label %{fine}, !prof !5")
+        self.e(f"br i1 {self._any_word(missing)}, label %{wrong}, label %{fine}, !prof !5")
         self.label(wrong)
         self.depth += 1
         self.fault(abi.FaultKind.BARRIER, self.mask_word())

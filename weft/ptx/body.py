@@ -334,12 +334,20 @@ class BodyParser:
                 final = f"{name}${number}"
             module.variables[final] = replace(variable, name=final)
         else:
-            nested = scope.parent is not None
-            final = self._unique(name, taken=nested and (name in module.variables or name in module.functions))
+            final = self._unique(name, taken=scope.parent is not None and self._in_module(name))
             self.function.variables[final] = replace(variable, name=final)
         scope.names[name] = Symbol(final)
 
     # ------------------------------------------------------------ names
+    def _in_module(self, name: str) -> bool:
+        return name in self.context.module.variables or name in self.context.module.functions
+
+    def _module_symbol(self, name: str) -> Symbol:
+        """A name that no scope declares; one that is declared later in the function gets another name."""
+        self.context.use_symbol(name, self.line)
+        self.used.add(name)
+        return Symbol(name)
+
     def _unique(self, name: str, taken: bool = False) -> str:
         final, number = name, 1
         while taken or final in self.used:
@@ -356,7 +364,7 @@ class BodyParser:
             final = name
             self.used.add(name)
         else:
-            taken = False
+            taken = outer is not None and self._in_module(name)
             while outer is not None and not taken:
                 taken = outer.declares(name)
                 outer = outer.parent
@@ -401,13 +409,11 @@ class BodyParser:
             return self._element(name, element)
         if text == "WARP_SZ":
             return _WARP_SIZE
-        module = self.context.module
-        if text[0] == "%" and text not in module.variables and text not in module.functions:
+        if text[0] == "%" and not self._in_module(text):
             self._illegal(f"register {text} is not declared")
         if text in self.context.opaque:
             self._refuse_texture(text)
-        self.context.use_symbol(text, self.line)
-        return Symbol(text)
+        return self._module_symbol(text)
 
     def _element(self, name: str, element: str) -> Operand:
         operand = self._find(name)
@@ -651,8 +657,7 @@ class BodyParser:
         if isinstance(target, Register):
             pass
         elif target is None:
-            self.context.use_symbol(name, self.line)
-            target = Symbol(name)
+            target = self._module_symbol(name)
         else:
             self._illegal(f"call: {name} is no function")
         arguments: tuple = ()
