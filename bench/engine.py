@@ -29,7 +29,6 @@ from native import build_native
 from probes import CHIP, KERNELS, SIMULATED
 
 import weft
-from weft import settings
 
 SCALING_BAR = 1.7  # all of two threads against one
 SIMULATOR_BAR = 1000.0
@@ -480,10 +479,7 @@ def main() -> int:
     if arguments.target:
         os.environ["WEFT_TARGET"] = arguments.target  # read when weft is first used; the probes inherit it
     quick, threads = arguments.quick, arguments.threads
-    devices = {}
-    for count in sorted({1, threads}):
-        settings.configure(threads=count)
-        devices[count] = weft.Device(CHIP)
+    devices = {count: weft.Device(CHIP, threads=count) for count in sorted({1, threads})}
     peers = load_peers()
     parts: dict[str, Callable[[], list[Row]]] = {job.name: partial(run_job, job, devices, peers, quick) for job in JOBS}
     parts["Numba's CUDA simulator"] = partial(simulator_rows, devices[1], peers.missing)
@@ -494,14 +490,20 @@ def main() -> int:
     if not chosen:
         parser.error(f"--only: found {', '.join(arguments.only)}, expected a part of one of: {'; '.join(parts)}")
     rows: list[Row] = []
+    failed: dict[str, str] = {}
     for name in chosen:
         print(f"... {name}", file=sys.stderr, flush=True)
-        rows += parts[name]()
+        try:
+            rows += parts[name]()
+        except (weft.WeftError, AssertionError, RuntimeError) as error:
+            failed[name] = f"{type(error).__name__}: {error}"
     label = f", {arguments.target} only" if arguments.target else ""
     print_rows(f"Engine against native code{label}{' (quick: not to quote)' if quick else ''}", rows, peers.missing)
+    for name, reason in failed.items():
+        print(f"FAILED: {name}: {reason}", file=sys.stderr)
     if arguments.json:
         write_rows(arguments.json, rows)
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -318,7 +318,7 @@ def main() -> int:
     parameters = initial_parameters(random)
 
     gpu = weft.Device(arguments.gpu)
-    kernels = gpu.compile(KERNELS.read_text(), name=str(KERNELS), compiler=arguments.compiler)
+    kernels = gpu.compile(KERNELS, compiler=arguments.compiler)
     console.print(
         f"{len(digits.train_labels)} images to learn from, {len(digits.test_labels)} to be tested on; "
         f"{parameters.size} parameters; {gpu.name}"

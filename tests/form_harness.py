@@ -404,7 +404,7 @@ def make_instance(form: Form, kinds: Sequence[str], guard: str, threads: int = T
         elif kind == "offset" and scalar.kind != "pred":
             column = [(column[i - i % LANES] + i % BLOCK * factor) & mask for i in range(threads)]
         instance.columns.append(column)
-        instance.steps.append((factor, start & mask))
+        instance.steps.append((factor, start if scalar.kind == "pred" else start & mask))
     return instance
 
 
@@ -451,7 +451,14 @@ def register_type(scalar: ScalarType) -> str:
     return "pred" if scalar.kind == "pred" else f"b{max(scalar.bits, 16)}"
 
 
-def _load(lines: list[str], register: str, scalar: ScalarType, address: str) -> None:
+def memory_bytes(scalar: ScalarType) -> int:
+    """Bytes between the values of neighbouring threads: a predicate is a word."""
+    return 4 if scalar.kind == "pred" else scalar.bits // 8
+
+
+def _load(lines: list[str], register: str, scalar: ScalarType, pointer: str, offset: int) -> None:
+    """`pointer` is "in" for a value per thread, "warp" for the value of the warp's first thread."""
+    address = f"[%{pointer}{memory_bytes(scalar)}+{offset}]"
     if scalar.kind == "pred":
         lines.append(f"ld.global.b32 %word, {address};")
         lines.append(f"setp.ne.u32 {register}, %word, 0;")
@@ -478,14 +485,24 @@ def _literal(value: int, scalar: ScalarType) -> str:
     return str(value - (1 << scalar.bits) if value >> (scalar.bits - 1) else value)
 
 
+def packed_column(column: list[int], size: int) -> np.ndarray:
+    """The bytes of one slot: an array of `size`-byte values, filled up to 8 bytes per thread."""
+    slot = np.zeros(8 * len(column), dtype=np.uint8)
+    mask = (1 << 8 * size) - 1
+    slot[: size * len(column)] = np.array([v & mask for v in column], dtype=f"u{size}").view(np.uint8)
+    return slot
+
+
 class Kernel:
-    """The text of a kernel that runs instances, and where operands and results lie: 8 bytes per thread and slot."""
+    """The text of a kernel that runs instances, and where operands and results lie: in slots of 8 bytes per thread,
+    each an array of the operand's width."""
 
     def __init__(self, name: str, threads: int = THREADS):
         self.name = name
         self.threads = threads
-        self.inputs: list[list[int]] = [guard_column(threads)]
-        self.results = 0
+        self.guard = guard_column(threads)
+        self.inputs: list[np.ndarray] = [packed_column(self.guard, 4)]
+        self.results: list[int] = []  # bytes per value of each result slot
         self.body: list[str] = []
         self.members: list[tuple[Instance, int]] = []
         self.version, self.sm = (7, 8), 80
@@ -515,12 +532,9 @@ class Kernel:
             if kind in ("lane", "offset") and (scalar.kind != "pred" or kind == "lane") and scalar.bits != 8:
                 self._lane_operand(lines, register, scalar, kind, column, factor, start)
                 continue
-            slot = len(self.inputs)
-            self.inputs.append(column)
-            pointer = "%warp_in" if kind == "uniform" else "%in"
-            _load(lines, register, scalar, f"[{pointer}+{slot * self.threads * 8}]")
-        first = self.results
-        self.results += len(form.all_results)
+            _load(lines, register, scalar, "warp" if kind == "uniform" else "in", self._file(column, scalar))
+        first = len(self.results)
+        self.results += [memory_bytes(scalar) for _, scalar in form.all_results]
         operands = []
         sources = iter(names)
         written = 0
@@ -550,7 +564,7 @@ class Kernel:
             lines.append(text)
         slot = first
         for name, scalar in form.all_results:
-            address = f"[%out+{slot * self.threads * 8}]"
+            address = f"[%out{memory_bytes(scalar)}+{slot * self.threads * 8}]"
             if name == "carry":
                 lines.append("addc.u32 %word, 0, 0;")
                 lines.append(f"st.global.b32 {address}, %word;")
@@ -562,6 +576,11 @@ class Kernel:
             slot += 1
         self.body += ["{", *lines, "}"]
         self.members.append((instance, first))
+
+    def _file(self, column: list[int], scalar: ScalarType) -> int:
+        """Byte offset of a new slot of operands."""
+        self.inputs.append(packed_column(column, memory_bytes(scalar)))
+        return (len(self.inputs) - 1) * self.threads * 8
 
     def _lane_operand(self, lines, register, scalar, kind, column, factor, start) -> None:
         if scalar.kind == "pred":
@@ -584,9 +603,7 @@ class Kernel:
         mask = (1 << width) - 1
         # The uniform part is what lane 0 of the warp would hold at thread 0 of the block.
         base = [(column[i] - i % BLOCK * factor) & mask for i in range(self.threads)]
-        slot = len(self.inputs)
-        self.inputs.append(base)
-        _load(lines, register, scalar, f"[%warp_in+{slot * self.threads * 8}]")
+        _load(lines, register, scalar, "warp", self._file(base, scalar))
         lines.append(f"add.s{width} {register}, {register}, {scaled};")
 
     @staticmethod
@@ -601,26 +618,27 @@ class Kernel:
 
     def text(self) -> str:
         """The kernel's PTX, without the module's header."""
+        pointers = []
+        for size in (1, 2, 4, 8):
+            pointers += [f"mul.wide.u32 %at, %word, {size};", f"add.u64 %warp{size}, %in0, %at;"]
+            pointers += [f"mul.wide.u32 %at, %thread, {size};", f"add.u64 %in{size}, %in0, %at;"]
+            pointers += [f"add.u64 %out{size}, %out0, %at;"]
         lines = [
             f".visible .entry {self.name}(.param .u64 p_in, .param .u64 p_out)",
             "{",
-            ".reg .b64 %in, %out, %warp_in, %at, %zero64;",
+            ".reg .b64 %in<9>, %out<9>, %warp<9>, %at, %zero64;",
             ".reg .b32 %word, %tid32, %thread, %lane, %ctaid32, %gword;",
             ".reg .pred %g;",
             "mov.b64 %zero64, 0;",
-            "ld.param.u64 %in, [p_in];",
-            "ld.param.u64 %out, [p_out];",
+            "ld.param.u64 %in0, [p_in];",
+            "ld.param.u64 %out0, [p_out];",
             "mov.u32 %tid32, %tid.x;",
             "mov.u32 %ctaid32, %ctaid.x;",
             f"mad.lo.u32 %thread, %ctaid32, {BLOCK}, %tid32;",
             "and.b32 %lane, %tid32, 31;",
             "sub.u32 %word, %thread, %lane;",
-            "mul.wide.u32 %at, %word, 8;",
-            "add.u64 %warp_in, %in, %at;",
-            "mul.wide.u32 %at, %thread, 8;",
-            "add.u64 %in, %in, %at;",
-            "add.u64 %out, %out, %at;",
-            "ld.global.b32 %gword, [%in];",
+            *pointers,
+            "ld.global.b32 %gword, [%in4];",
             "setp.ne.u32 %g, %gword, 0;",
             *self.body,
             "ret;",
@@ -629,7 +647,7 @@ class Kernel:
         return "\n".join(lines)
 
     def expected(self, instance: Instance) -> list[tuple[int, ...]]:
-        guard = self.inputs[0] if instance.guard else [1] * self.threads
+        guard = self.guard if instance.guard else [1] * self.threads
         form = instance.form
         kept = []
         for name, scalar in form.all_results:
@@ -661,7 +679,7 @@ def module_text(kernels: Iterable[Kernel], version: tuple[int, int] | None = Non
 
 
 def check_on_device(
-    gpu, instances: Sequence[Instance], per_kernel: int = 50, prepare: Prepare | None = None
+    gpu, instances: Sequence[Instance], per_kernel: int = 16, prepare: Prepare | None = None
 ) -> list[str]:
     """Run instances on a weft.Device and return the mismatches (at most four per instance).
 
@@ -672,7 +690,7 @@ def check_on_device(
         kernel = Kernel(f"forms_{at // per_kernel}")
         for instance in instances[at : at + per_kernel]:
             if prepare is not None:
-                guard = kernel.inputs[0] if instance.guard else [1] * kernel.threads
+                guard = kernel.guard if instance.guard else [1] * kernel.threads
                 for first in range(0, kernel.threads, LANES):
                     warp = [column[first : first + LANES] for column in instance.columns]
                     prepare(instance.form, [bool(g) for g in guard[first : first + LANES]], warp)
@@ -683,13 +701,17 @@ def check_on_device(
     failures = []
     module = gpu.load(module_text(kernels))
     for kernel in kernels:
-        inputs = gpu.array(np.array([[v & 0xFFFFFFFFFFFFFFFF for v in row] for row in kernel.inputs], dtype=np.uint64))
-        out = gpu.array(np.zeros((kernel.results, kernel.threads), dtype=np.uint64))
+        inputs = gpu.array(np.stack(kernel.inputs))
+        out = gpu.array(np.zeros((len(kernel.results), kernel.threads * 8), dtype=np.uint8))
         module[kernel.name][kernel.threads // BLOCK, BLOCK](inputs, out)
         found = out.numpy()
         for instance, first in kernel.members:
             count = len(instance.form.all_results)
-            rows = [tuple(int(v) for v in row) for row in found[first : first + count].T]
+            columns = [
+                found[slot].view(f"u{kernel.results[slot]}")[: kernel.threads].tolist()
+                for slot in range(first, first + count)
+            ]
+            rows = list(zip(*columns))
             expected = kernel.expected(instance)
             failures += itertools.islice(
                 row_mismatches(instance.form, instance.columns, rows, expected, instance.note), 4

@@ -205,8 +205,8 @@ def test_doctor_names_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     blocked.write_text("")
     done = weft("doctor", "--json", WEFT_CACHE_DIR=str(blocked / "cache"))
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
-    assert done.returncode == 1
-    assert findings["cache"]["state"] == "wrong" and "WEFT_CACHE_DIR" in findings["cache"]["advice"]
+    assert findings["cache"]["state"] == "note" and "WEFT_CACHE_DIR" in findings["cache"]["advice"]
+    assert findings["test kernel"]["state"] == "ok" and done.returncode == 0
 
 
 # ---------------------------------------------------------------- settings reach the program

@@ -28,7 +28,7 @@ from weft.isa.operands import Immediate, Instruction, Register
 MODULES = (integer, carry, logic, compare, move, video)
 TARGETS = {"host": Target.host(), "avx2": Target.host("avx2")}
 # Forms of one entry that are tested at each depth (the rest differ in a comparison or a type alone).
-EMITTED, BUILT, RUN = 24, 4, 4
+EMITTED, BUILT, RUN, RUN_THOROUGH = 24, 4, 1, 8
 
 
 def own_entries(opcode: str) -> list[Entry]:
@@ -75,8 +75,16 @@ def device():
 
 @pytest.mark.parametrize("opcode", OPCODES)
 def test_device(opcode):
-    limit = 2 if len(own_entries(opcode)) > 8 else RUN
-    instances = [instance for form in pick(opcode, limit) for instance in instances_of(form)]
+    instances = [instance for form in pick(opcode, RUN) for instance in instances_of(form)]
+    wrong = check_on_device(device(), instances)
+    assert not wrong, "\n".join(wrong[:20])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opcode", OPCODES)
+def test_device_thorough(opcode):
+    limit = RUN if len(own_entries(opcode)) > 8 else RUN_THOROUGH
+    instances = [instance for form in pick(opcode, limit) for instance in instances_of(form, thorough=True)]
     wrong = check_on_device(device(), instances)
     assert not wrong, "\n".join(wrong[:20])
 

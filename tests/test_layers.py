@@ -24,6 +24,7 @@ LAYERS = (
     ("chips", "settings", "runtime"),
     ("tools", "model", "timeline"),
     ("frontends", "report"),
+    ("api",),
     ("doctor",),
     ("cli",),
     ("__main__", "__init__"),

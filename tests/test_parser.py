@@ -255,6 +255,23 @@ def test_scopes_rename():
     assert function.variables["shared_name$2"].space == "shared"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mov.u64 %rd1, array; { .reg .b64 array; mov.u64 array, 1; } mov.u64 %rd2, array;",
+        "mov.u64 %rd1, array; .reg .b64 array; mov.u64 %rd2, array;",
+        "{ .shared .b64 array; mov.u64 %rd1, array; } mov.u64 %rd2, array;",
+        "{ .reg .b32 %r1; mov.u32 %r1, 1; } mov.u32 %r1, 2;",
+        "{ .reg .v2 .f32 v; mov.f32 v.x, 1.0; } { .reg .v2 .f32 v; mov.f32 v.y, 1.0; }",
+    ],
+)
+def test_shadowing_survives_flat_printing(text):
+    module = parse_module(HEADER + ENTRY + text + "\nret; }")
+    assert structure(parse_module(format_module(module))) == structure(module)
+    named = [operand for ins in module.functions["k"].body for operand in ins.operands[:2]]
+    assert len(set(named)) >= 3
+
+
 def test_call_parameters_of_every_scope_are_kept_apart():
     function = read("calls").functions["calls"]
     assert {"param0", "param0$2", "param0$3", "param0$4"} <= set(function.variables)

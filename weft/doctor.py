@@ -213,7 +213,8 @@ def find_cache() -> Finding:
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".new-"):
             pass
     except OSError as error:
-        return Finding("cache", "wrong", f"{directory} cannot be written: {error}", advice)
+        detail = f"{directory} cannot be written, so every program compiles anew: {error}"
+        return Finding("cache", "note", detail, advice)
     free = shutil.disk_usage(directory).free
     detail = f"{directory}, {free / 1e9:.1f} GB free on its disk"
     if free < 1e8:

@@ -38,6 +38,7 @@ class CompiledKernel:
     has_barriers: bool
     may_spin: bool  # some loop waits for other warps: blocks may have to be suspended and run side by side
     registers: int  # estimate per thread, for occupancy
+    has_loops: bool = True  # loops or calls: the launch may have to be stopped from another thread
     gang: int = 1  # blocks that a worker should run side by side: its capacity, and Launch.chunk
     entry: int = 0
     handle: object = field(default=None, repr=False)

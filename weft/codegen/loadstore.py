@@ -150,7 +150,9 @@ class Access(Builder):
 
     # ------------------------------------------------------------ entry points
     def load(self, space: str, address: Value, bits: int, count: int = 1, volatile: bool = False) -> list[Value]:
-        """`count` consecutive elements of `bits` bits per lane."""
+        """`count` consecutive elements of `bits` bits per lane. A volatile load is made anew each time."""
+        if volatile:
+            self.e('fence syncscope("singlethread") seq_cst')
         if bits > 64:
             step = bits // 64
             parts = self.load(space, address, 64, count * step, volatile)
@@ -985,6 +987,84 @@ class Access(Builder):
         whole = self.t(f"call <32 x i{bits}> {name}({arguments})")
         self.after_slow_call()
         return self.varying(self.split_chunks(whole, f"i{bits}"), bits)
+
+    def load_under(self, space: str, address: Value, count: Value, words: int) -> list[Value]:
+        """`words` 32-bit words per lane of which the first `count` bytes are read; zero beyond."""
+        found = []
+        for i in range(words):
+            at = self.add(address, self.const(4 * i, address.bits)) if i else address
+            wanted = self.icmp("ugt", count, self.const(4 * i, 32))
+            word = self._load_where(wanted, space, at)
+            left = self.sub(self.umin(count, self.const(4 * i + 4, 32)), self.const(4 * i, 32))
+            kept = self.sub(self.shl(self.const(1, 32), self.shl(left, self.const(3, 32))), self.const(1, 32))
+            found.append(self.select(wanted, self.and_(word, kept), self.const(0, 32)))
+        return found
+
+    def _load_where(self, wanted: Value, space: str, address: Value) -> Value:
+        if wanted.constant == 1:
+            return self.load(space, address, 32)[0]
+        if self.dry:
+            return self._unknown(32, 1, False)[0]
+        n, before = self.chunk, self.mask
+        chunks = list(self.vec(wanted))
+        if before is not None:
+            chunks = [self.t(f"and <{n} x i1> {x}, {m}") for x, m in zip(chunks, before)]
+
+        def some() -> list[str]:
+            self.mask = tuple(chunks)
+            loaded = list(self.vec(self.load(space, address, 32)[0]))
+            self.mask = before
+            return loaded
+
+        types = [self.vtype(32)] * self.chunks
+        flat = self.diamond(self.any_chunk(chunks), some, lambda: ["zeroinitializer"] * self.chunks, types)
+        return self.varying(flat, 32)
+
+    def mbarrier(self, space: str, address: Value, change, arrivals: Value | None, bytes_: Value | None) -> Value:
+        """Lane after lane updates the mbarrier object (a 64-bit word of shared memory) at its address:
+        new word = change(old word, arrivals, bytes). The old words."""
+        if self.dry:
+            return self.varying(("%dry",) * self.chunks, 64)
+        if space == "generic":
+            address = self.trunc(self.sub(address, self.window("shared")), 32)
+        places = self.join_chunks(self.vec(self.resize(address, 32, False)), "i32")
+        parts = [None if v is None else self.join_chunks(self.vec(v), "i64") for v in (arrivals, bytes_)]
+        self.declare("declare i32 @llvm.cttz.i32(i32, i1)")
+        head, body, good, end = (self.new_label(stem) for stem in ("lanes", "lane", "update", "updated"))
+        mask = self.mask_word()
+        start = self.current_label
+        self.e(f"br label %{head}")
+        self.depth += 1
+        self.label(head)
+        left, old, left_next, old_next = (f"%{stem}.{self.counter}" for stem in ("left", "old", "left.n", "old.n"))
+        self.e(f"{left} = phi i32 [ {mask}, %{start} ], [ {left_next}, %{good} ]")
+        self.e(f"{old} = phi <32 x i64> [ zeroinitializer, %{start} ], [ {old_next}, %{good} ]")
+        self.e(f"br i1 {self.t(f'icmp eq i32 {left}, 0')}, label %{end}, label %{body}")
+        self.label(body)
+        lane = self.t(f"call i32 @llvm.cttz.i32(i32 {left}, i1 false)")
+        place = self.t(f"extractelement <32 x i32> {places}, i32 {lane}")
+        ok = self._inside(place, "%shared.bytes", 8, 8, "i32")
+        wrong = self.new_label("outside")
+        self.e(f"br i1 {ok}, label %{good}, label %{wrong}{WEIGHTS}")
+        self.label(wrong)
+        self.support.add("weft_fault")
+        wide = self.t(f"zext i32 {place} to i64")
+        self.e(f"call void @weft_fault({CONTEXT}, i32 1, i32 {self.site}, i32 {lane}, i64 {wide}, i32 8)")
+        self.e("br label %stopped")
+        self.label(good)
+        pointer = self._shared_pointer(place)
+        before = self.t(f"load i64, ptr {pointer}, align 8")
+        values = [
+            None if p is None else self.scalar(self.t(f"extractelement <32 x i64> {p}, i32 {lane}"), 64) for p in parts
+        ]
+        after = self.uval(change(self.scalar(before, 64), *values))
+        self.e(f"store i64 {after}, ptr {pointer}, align 8")
+        self.e(f"{old_next} = insertelement <32 x i64> {old}, i64 {before}, i32 {lane}")
+        self.e(f"{left_next} = and i32 {left}, {self.t(f'sub i32 {left}, 1')}")
+        self.e(f"br label %{head}")
+        self.depth -= 1
+        self.label(end)
+        return self.varying(self.split_chunks(old, "i64"), 64)
 
     def fence(self) -> None:
         """Order memory accesses before and after, for other threads too."""

@@ -1,0 +1,18 @@
+"""The instruction set. Importing this package fills `weft.isa.instruction.TABLE`."""
+
+from weft.isa import (  # noqa: F401
+    approximate,
+    atomic,
+    barrier,
+    carry,
+    compare,
+    control,
+    floating,
+    integer,
+    logic,
+    memory,
+    move,
+    tensor,
+    video,
+    warp,
+)

@@ -215,6 +215,26 @@ def instruction(
     return define
 
 
+# (opcode, first modifiers) of families that are known and do not run yet -> what to say of their use.
+MISSING: dict[tuple[str, tuple[str, ...]], str] = {}
+
+
+def declare_missing(reason: str, *families: str) -> None:
+    """Families such as "mma" or "cp.async.bulk" whose use raises UnsupportedError with `reason`."""
+    for family in families:
+        opcode, *prefix = family.split(".")
+        MISSING[opcode, tuple(prefix)] = reason
+
+
+def missing_reason(ins: Instruction) -> str:
+    """Why an instruction of a known family does not run yet; "" for any other."""
+    for length in range(min(3, len(ins.modifiers)) + 1):
+        reason = MISSING.get((ins.opcode, ins.modifiers[:length]))
+        if reason:
+            return reason
+    return ""
+
+
 def _version(text: str) -> tuple[int, int]:
     major, minor = text.split(".")
     return int(major), int(minor)
@@ -307,6 +327,9 @@ def match(ins: Instruction, file: str = "") -> Match:
 
 
 def _search(ins: Instruction, file: str) -> Match:
+    reason = missing_reason(ins)
+    if reason:
+        raise UnsupportedError(f"{ins.name}: {reason}", file=file, line=ins.line)
     rows = TABLE.get(ins.opcode)
     if not rows:
         raise PtxError(f"{ins.name}: unknown instruction {ins.opcode!r}", file=file, line=ins.line)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from weft.ptx.body import BodyParser, skip_file
+from weft.ptx.check import check_module
 from weft.ptx.debug import DebugStrings, SourceMap, read_files
 from weft.ptx.declarations import (
     LINKAGE,
@@ -53,8 +54,6 @@ def parse_module(text: str, file: str = "<ptx>", check: bool = False) -> Module:
             _parse_statement(context)
     _resolve_symbols(context)
     if check:
-        from weft.ptx.check import check_module
-
         check_module(module)
     return module
 

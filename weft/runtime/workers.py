@@ -70,6 +70,7 @@ class WorkerState:
         self._space: Reservation | None = None
         self._high = 0  # bytes of block memory that may have been touched
         self.job: Any = None
+        self.thread = 0  # whose stack worker.stack_limit is of, where that changes
 
     def bind(self, job: Any) -> None:
         """Fits the state to a job. Raises OutOfMemoryError when the host has no room for its blocks."""
@@ -140,6 +141,9 @@ class WorkerState:
                 job.error = error
 
 
+_TRY_ACQUIRE = operator.methodcaller("acquire", False)
+
+
 class _WorkerThread:
     """A thread that waits for jobs. `finished` is the serial number of the last job that it has done."""
 
@@ -175,6 +179,7 @@ class WorkerPool:
         self.job: Any = None
         self._threads: list[_WorkerThread] = []
         self._started: list[bool] = []
+        self._called_off: list[bool] = []  # per worker: it had not woken up and does not take part
 
     def threads(self, count: int) -> list[_WorkerThread]:
         """The first `count` workers, made where they are missing."""
@@ -186,30 +191,40 @@ class WorkerPool:
                 threading.stack_size(before)
         return self._threads if len(self._threads) == count else self._threads[:count]
 
-    def run(self, job: Any, count: int, time_limit: float | None = None) -> bool:
+    def run(self, job: Any, count: int, time_limit: float | None = None, own: WorkerState | None = None) -> bool:
         """Runs a job on `count` workers and waits. False when it was stopped for its time limit (seconds).
 
-        Ctrl-C stops the job, waits for the workers and raises KeyboardInterrupt.
+        With `own` the calling thread takes part in that state, and workers that have not woken up when no block is
+        left are not waited for: for jobs that end soon. Ctrl-C stops the job, waits for the workers and raises
+        KeyboardInterrupt.
         """
         with self.lock:
             workers = self.threads(count)
             self.serial += 1
             self.job = job
-            started = self._started
+            started, called_off = self._started, self._called_off
             started.clear()
+            called_off.clear()
             # One call into C, which no signal handler can interrupt: all workers are started, or none is.
             calls = [worker.go.release for worker in workers]
             calls.append(partial(started.append, True))
             in_time = True
             try:
                 deque(map(operator.call, calls), maxlen=0)
-                if time_limit is None:
+                if own is not None:
+                    own.execute(job)
+                    called_off.extend(map(_TRY_ACQUIRE, [worker.go for worker in workers]))
+                    for worker, off in zip(workers, called_off):
+                        if not off:
+                            worker.done.acquire()
+                elif time_limit is None:
                     for worker in workers:
                         worker.done.acquire()
                 else:
                     in_time = self._wait_until(workers, job, time.monotonic() + time_limit)
             except BaseException:
-                self._settle(workers, job, bool(started))
+                if started:
+                    self._settle(workers, job)
                 raise
             finally:
                 self.job = None
@@ -226,14 +241,17 @@ class WorkerPool:
             worker.done.acquire()
         return in_time
 
-    def _settle(self, workers: list[_WorkerThread], job: Any, started: bool) -> None:
+    def _settle(self, workers: list[_WorkerThread], job: Any) -> None:
         """After an interruption: stops the job, waits until no worker is in it, makes the locks new."""
-        while started:
+        while True:
             try:
                 job.launch.stop = 1
-                while any(worker.finished != self.serial for worker in workers):
+                if not self._called_off:
+                    self._called_off.extend(map(_TRY_ACQUIRE, [worker.go for worker in workers]))
+                at_work = [worker for worker, off in zip(workers, self._called_off) if not off]
+                while any(worker.finished != self.serial for worker in at_work):
                     time.sleep(0.0005)
-                for worker in workers:
+                for worker in at_work:
                     done = threading.Lock()
                     done.acquire()
                     worker.done = done
