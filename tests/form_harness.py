@@ -29,6 +29,7 @@ import numpy as np
 from scalar_builder import ScalarBuilder
 
 from weft.errors import PtxError
+from weft.isa.bits import split
 from weft.isa.instruction import Entry, Match, Tolerance, match
 from weft.isa.operands import Address, Immediate, Instruction, Pair, Register
 from weft.types import TYPES, ScalarType
@@ -309,6 +310,13 @@ def to_float(pattern: int, lane: str, bits: int) -> float:
     if exponent == 0:
         return sign * math.ldexp(fraction, 1 - bias - fraction_bits)
     return sign * math.ldexp(fraction | 1 << fraction_bits, exponent - bias - fraction_bits)
+
+
+def is_nan(pattern: int, scalar: ScalarType) -> bool:
+    """Whether some lane of a float type holds a NaN."""
+    bits = scalar.bits // scalar.lanes
+    lane = scalar.name.removesuffix("x2")
+    return any(math.isnan(to_float(part, lane, bits)) for part in split(pattern, scalar.lanes, bits))
 
 
 def agrees(found: int, expected: int, scalar: ScalarType, tolerance: Tolerance | None) -> bool:

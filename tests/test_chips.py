@@ -56,7 +56,7 @@ def test_spellings(spelling: str, name: str) -> None:
     assert find_chip(spelling).name == name
 
 
-@pytest.mark.parametrize("name", ["h10", "", "capability", "../h100", "gtx 9999"])
+@pytest.mark.parametrize("name", ["h10", "", "capability", "gtx 9999"])
 def test_unknown_chip_lists_what_there_is(name: str) -> None:
     with pytest.raises(InvalidValueError, match="rtx3060"):
         find_chip(name)

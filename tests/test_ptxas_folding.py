@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from form_harness import Form, forms_of, operand_columns, reference_results, register_type
+from form_harness import Form, forms_of, is_nan, operand_columns, reference_results, register_type
 from test_acceptance import PTXAS, find_tool
 
 import weft.isa  # noqa: F401  fills TABLE
@@ -33,8 +33,10 @@ FOLDED = {
 }  # fmt: skip
 
 
-def outside_manual(form: Form, values: tuple[int, ...]) -> bool:
-    """Operands for which the manual leaves the result open, and ptxas's 64-bit code differs from its 32-bit code."""
+def outside_manual(form: Form, values: tuple[int, ...], results: tuple[int, ...]) -> bool:
+    """Operands for which the manual leaves the result open: ptxas folds some otherwise than it computes them."""
+    if any(scalar.kind == "f" and is_nan(value, scalar) for value, (_, scalar) in zip(results, form.all_results)):
+        return True
     if form.entry.opcode in ("bfe", "bfi"):
         return any(value > 255 for value in values[-2:])
     if form.entry.opcode == "fns":
@@ -107,7 +109,7 @@ def test_folding(opcode, tmp_path):
                 continue
             columns = operand_columns(form, CASES)
             rows = zip(zip(*columns), reference_results(form, columns))
-            cases += [(form, values, result) for values, result in rows if not outside_manual(form, values)]
+            cases += [(form, values, result) for values, result in rows if not outside_manual(form, values, result)]
     same = different = 0
     wrong = []
     for at in range(0, len(cases), 300):

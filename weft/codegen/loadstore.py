@@ -15,6 +15,8 @@ from weft.codegen.builder import Builder
 from weft.codegen.value import WARP_LANES, Value, full_range, mask_of
 
 MAX_RUNS = 4  # pieces that a known pattern may consist of before a gather is cheaper
+_PLAIN_UPDATES = ("add", "and", "or", "xor")
+PREFETCH_ROUNDS = 8
 WEIGHTS = ", !prof !0"
 CONTEXT = "ptr %wk, ptr %blk, i32 %w"  # what every support function takes first
 
@@ -200,6 +202,22 @@ class Access(Builder):
             return chunk
         return self.t(f"add {self.vtype(64)} {chunk}, {self.vector_literal([offset] * self.chunk, 64)}")
 
+    def prefetch_ahead(self, base: str, window: int) -> None:
+        """In a loop that strides by the grid, fetch what this load will want PREFETCH_ROUNDS rounds later: each round
+        is far from the last one, so the processor's own prefetchers see no pattern."""
+        slot = self.previous_address()
+        if slot is None:
+            return
+        before = self.t(f"load i64, ptr {slot}")
+        self.e(f"store i64 {base}, ptr {slot}")
+        step = self.t(f"sub i64 {base}, {before}")
+        ahead = self.t(f"add i64 {base}, {self.t(f'mul i64 {step}, {PREFETCH_ROUNDS}')}")
+        self.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        for offset in range(0, min(window, 512), 64):
+            at = ahead if offset == 0 else self.t(f"add i64 {ahead}, {offset}")
+            pointer = self.t(f"inttoptr i64 {at} to ptr")
+            self.e(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 3, i32 1)")
+
     # ------------------------------------------------------------ out of line
     def _slow_load(self, kind: str, address: Value, bits: int, count: int, slot: str = "") -> list[str]:
         """kind: "" (global and generic), "shared_" or "local_". One call for all components: a lane's access is
@@ -260,6 +278,7 @@ class Access(Builder):
         if offsets is None:
             return self._regroup_chunks(self._gather_global(address, bits, count, slot, types), bits, count)
         base, no_wrap = self._split_address(address)
+        self.prefetch_ahead(base, int(offsets.max()) + size * count)
         ok = self._check_global(base, int(offsets.max()) + size * count, size * count, slot)
         if no_wrap is not None:
             ok = self.t(f"and i1 {ok}, {no_wrap}")
@@ -971,6 +990,43 @@ class Access(Builder):
         if self.dry:
             return self.varying(("%dry",) * self.chunks, bits) if returns else None
         shared = space == "shared"
+        if shared and not returns and bits == 32 and op in _PLAIN_UPDATES and address.is_varying:
+            self._update_shared(address, op, kind, operands[0])
+            return None
+        return self._atomic_call(shared, address, op, kind, bits, operands, returns)
+
+    def _update_shared(self, address: Value, op: str, kind: str, value: Value) -> None:
+        """An integer update of shared memory by all lanes: a block runs on one thread, so plain instructions do, lane
+        after lane. The offsets go through memory: 32 scalar loads are half the work of taking a vector apart."""
+        chunks = self.vec(self.resize(address, 32, False))
+        ok = self._all_below(chunks, "%shared.bytes", 4, 32)
+        if self.mask is not None:
+            ok = self.t(f"and i1 {ok}, {self.all_running()}")
+        uniform = self.uval(value) if value.is_uniform else None
+        data = None if uniform is not None else self.vec(value)
+
+        def fast():
+            vtype, n = self.vtype(32), self.chunk
+            for c, x in enumerate(chunks):
+                self.e(f"store volatile {vtype} {x}, ptr {self._offset('%exchange', 4 * n * c)}, align 64")
+            for lane in range(WARP_LANES):
+                at = self.t(f"load volatile i32, ptr {self._offset('%exchange', 4 * lane)}, align 4")
+                pointer = self._shared_pointer(at)
+                amount = uniform
+                if amount is None:
+                    amount = self.t(f"extractelement {vtype} {data[lane // n]}, i32 {lane % n}")
+                old = self.t(f"load i32, ptr {pointer}, align 4, !noalias !3")
+                new = self.t(f"{op} i32 {old}, {amount}")
+                self.e(f"store i32 {new}, ptr {pointer}, align 4, !noalias !3")
+            return []
+
+        def slow():
+            self._atomic_call(True, address, op, kind, 32, [value], False)
+            return []
+
+        self.diamond(ok, fast, slow, [])
+
+    def _atomic_call(self, shared, address, op, kind, bits, operands, returns) -> Value | None:
         verb = "atom" if returns else "red"
         name = self._call_support(f"weft_{verb}_{'shared_' if shared else ''}{op}_{kind}_i{bits}")
         width = 32 if shared else 64

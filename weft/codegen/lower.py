@@ -101,6 +101,7 @@ class Lowering(WarpOps):
         self.resume_points: list[tuple[int, str]] = []
         self.simple_barriers = self._only_plain_barriers()
         self.striding = self._striding_loops()
+        self.far_blocks = self._far_blocks()
 
     def _refuse_barriers(self) -> None:
         for b in self.suspends:
@@ -158,8 +159,7 @@ class Lowering(WarpOps):
         a block take turns, an iteration each, and together they go through memory in order."""
         if self.suspends or self.spinning or not self.simple_barriers or self.is_function:
             return set()
-        ops = [op for block in self.flow.blocks for op in self._ops(block)]
-        if not any(getattr(o, "name", "") == "%nctaid.x" for op in ops for o in op.ins.operands):
+        if not self._asks_for_grid():
             return set()
         found = set()
         for loop in self.flow.loops:
@@ -169,6 +169,28 @@ class Lowering(WarpOps):
             if any(op.opcode in ("ld", "st") and "global" in op.ins.modifiers for op in inside):
                 found.add(loop.header)
         return found
+
+    def previous_address(self) -> str | None:
+        """Where a load in a grid-stride loop keeps the address of its last round; None elsewhere."""
+        if self.block_now.index not in self.far_blocks:
+            return None
+        name = f"%last.{self.site}"
+        self.registers.allocas += [f"  {name} = alloca i64", f"  store i64 0, ptr {name}"]
+        return name
+
+    def _far_blocks(self) -> set[int]:
+        """Blocks of loops that stride by the size of the grid and whose warps do not take turns."""
+        if self.striding or not self._asks_for_grid():
+            return set()
+        return {b for loop in self.flow.loops for b in loop.blocks if loop.header not in self.spinning}
+
+    def _asks_for_grid(self) -> bool:
+        return any(
+            getattr(o, "name", "") == "%nctaid.x"
+            for block in self.flow.blocks
+            for op in self._ops(block)
+            for o in op.ins.operands
+        )
 
     @staticmethod
     def _ops(block: Block) -> list[Op]:

@@ -145,7 +145,7 @@ class PreparedLaunch:
         self.stride = abi.block_layout(compiled.warps, compiled.frame_bytes, shared, compiled.local_bytes)["stride"]
         suspends = compiled.has_barriers or compiled.may_spin
         self.max_blocks = total if suspends else 1
-        self.first_capacity = total if self.cooperative else min(self.max_blocks, FIRST_RESIDENT)
+        self.first_capacity = total if self.cooperative else min(self.max_blocks, max(FIRST_RESIDENT, compiled.gang))
         finite = not compiled.has_loops and not compiled.may_spin
         self._direct = finite and total * compiled.warps <= DIRECT_WARPS
         self._short = finite and total * compiled.warps <= SHORT_WARPS
@@ -168,7 +168,10 @@ class PreparedLaunch:
     def _divide(self, workers: int, seed: int) -> None:
         """How the blocks are shared out among at most `workers` workers, in what order."""
         total = self.grid.count
-        chunk = max(1, min(MAX_CHUNK, total // (workers * CLAIMS_PER_WORKER)))
+        if self.compiled.gang > 1:
+            chunk = min(self.compiled.gang, -(-total // workers))
+        else:
+            chunk = max(1, min(MAX_CHUNK, total // (workers * CLAIMS_PER_WORKER)))
         self._worker_count = min(workers, -(-total // chunk))
         t = self._template
         t.chunk, t.seed = chunk, seed

@@ -337,7 +337,8 @@ class Kernel:
                 f"kernel {self.name}: expected [grid, block], [grid, block, stream] or [grid, block, stream, "
                 f"shared_bytes], found {config!r}"
             )
-        stream, shared_bytes = (*config[2:], None, 0)[:2] if len(config) < 4 else config[2:]
+        stream = config[2] if len(config) > 2 else None
+        shared_bytes = config[3] if len(config) > 3 else 0
         made = self.prepared(self._shape("grid", config[0]), self._shape("block", config[1]), stream, shared_bytes)
         try:
             self._prepared[config] = made
@@ -348,8 +349,8 @@ class Kernel:
     def _shape(self, what: str, value: Any) -> Dim3:
         try:
             return as_dim3(value)
-        except TypeError as error:
-            raise TypeError(f"kernel {self.name}: bad {what} {value!r}: {error}") from None
+        except (TypeError, AttributeError):
+            raise TypeError(f"kernel {self.name}: bad {what} {value!r}: expected an int or up to three") from None
 
     def prepared(self, grid: Dim3, block: Dim3, stream: Any = None, shared_bytes: int = 0,
                  cooperative: bool = False) -> PreparedLaunch:  # fmt: skip
