@@ -8,7 +8,7 @@ are none; a loop goes round at its last block while lanes wait at its header.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -100,6 +100,8 @@ class Lowering(WarpOps):
             self.spinning = {}
         self.resume_points: list[tuple[int, str]] = []
         self.simple_barriers = self._only_plain_barriers()
+        self.used = {name for b in flow.blocks for op in self._ops(b) if op.ins.guard is None for name in op.reads}
+        self.used |= {name for b in flow.blocks for op in self._ops(b) if op.ins.guard for name in self._guarded_reads(op)}
         self.striding = self._striding_loops()
         self.far_blocks = self._far_blocks()
 
@@ -169,6 +171,11 @@ class Lowering(WarpOps):
             if any(op.opcode in ("ld", "st") and "global" in op.ins.modifiers for op in inside):
                 found.add(loop.header)
         return found
+
+    @staticmethod
+    def _guarded_reads(op: Op) -> tuple[str, ...]:
+        """What a guarded instruction reads, without its own destinations' old values."""
+        return op.reads[: len(op.reads) - len(op.writes)] if op.opcode != "bra" else op.reads
 
     def previous_address(self) -> str | None:
         """Where a load in a grid-stride loop keeps the address of its last round; None elsewhere."""
@@ -375,6 +382,9 @@ class Lowering(WarpOps):
             return
         if ins.opcode in ("ld", "st") and "param" in ins.modifiers and self._emit_parameter_register(op):
             return
+        if ins.opcode == "atom" and self.used.isdisjoint(op.writes):
+            # nobody reads the old value: a reduction
+            ins = replace(ins, operands=(Discard(), *ins.operands[1:]))
         entry = op.match.entry
         if entry.emit is None:
             raise UnsupportedError(f"{ins.name}: not supported here", file=self.file, line=ins.line)

@@ -7,6 +7,7 @@ from weft.isa import (  # noqa: F401
     carry,
     compare,
     control,
+    convert,
     floating,
     integer,
     logic,

@@ -146,11 +146,11 @@ def emit_sum(b, fmt: str, x, y, mode: str = "rn"):
     # After an overflow of finite terms the error points back from infinity.
     overflowed = b.fadd(fmt, b.fsub(fmt, x, s), y)
     infinite = b.icmp("eq", b.fabs(fmt, s), b.const(FORMATS[fmt].infinity, 64))
-    return _adjust(b, fmt, s, b.select(infinite, overflowed, e), mode)
+    return adjust(b, fmt, s, b.select(infinite, overflowed, e), mode)
 
 
-def _adjust(b, fmt: str, x, residual, mode: str):
-    """x rounded to nearest, where the exact value minus x has the residual's sign: rounded in `mode` instead."""
+def adjust(b, fmt: str, x, residual, mode: str):
+    """f32 or f64: x rounded to nearest, where the exact value minus x has the residual's sign: rounded in `mode` instead."""
     return step(b, x, mode, overshoots(b, fmt, b.fneg(fmt, residual), x, mode))
 
 
@@ -166,7 +166,7 @@ def emit_product(b, fmt: str, x, y, mode: str = "rn"):
     scale = b.select(small, float_const(b, fmt, 2.0**550), float_const(b, fmt, 1.0))
     scaled = b.fmul(fmt, b.fmul(fmt, p, scale), scale)
     residual = b.fma(fmt, b.fmul(fmt, x, scale), b.fmul(fmt, y, scale), b.fneg(fmt, scaled))
-    return _adjust(b, fmt, p, residual, mode)
+    return adjust(b, fmt, p, residual, mode)
 
 
 def emit_fused(b, fmt: str, x, y, z, mode: str = "rn"):
@@ -180,7 +180,7 @@ def emit_fused(b, fmt: str, x, y, z, mode: str = "rn"):
         s, e = two_sum(b, "f64", product, b.fpext(z, "f32", "f64"))
         return narrow(b, s, "f64", "f32", mode, e)
     s = b.fma(fmt, x, y, z)
-    return _adjust(b, fmt, s, _fused_residual(b, x, y, z, s), mode)
+    return adjust(b, fmt, s, _fused_residual(b, x, y, z, s), mode)
 
 
 def _fused_residual(b, x, y, z, s):

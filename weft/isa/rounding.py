@@ -341,6 +341,11 @@ def from_float(number: float) -> Exact:
     return Exact(Fraction(number) if math.isfinite(number) else number, negative)
 
 
+def exact_integer(number: int) -> Exact:
+    """An integer as an exact value; zero is +0."""
+    return Exact(Fraction(number), number < 0)
+
+
 def to_float(fmt: str, bits: int) -> float:
     """A pattern of any format here as a Python float (all of them fit one exactly)."""
     exact = unpack(fmt, bits)
