@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -21,6 +22,15 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+
+def _load_of_others() -> float | None:
+    """The load of the last minute where it is high enough to disturb what is measured."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return load if load > 0.25 * (os.cpu_count() or 1) else None
+
+
+BUSY = _load_of_others()  # asked before this program's own load counts
 
 
 @dataclass(frozen=True)
@@ -97,25 +107,32 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def _figure(value: float, unit: str) -> str:
+    """A value with its unit; seconds below one are shown as ms or us."""
+    if unit == "s" and value < 1:
+        return f"{_number(value * 1e3)} ms" if value >= 1e-3 else f"{_number(value * 1e6)} us"
+    return f"{_number(value)} {unit}"
+
+
 def _cells(row: Row) -> tuple[str, ...]:
     if row.ratio is None:
-        bar = "" if row.bar is None else f"at most {_number(row.bar)} {row.unit}"
+        bar = "" if row.bar is None else f"at most {_figure(row.bar, row.unit)}"
         ratio = ""
     else:
         bar = "" if row.bar is None else f"at least {_number(row.bar)}"
         ratio = f"{row.ratio:,.2f}" if row.ratio < 100 else f"{row.ratio:,.0f}"
     against = row.against
     if row.against_value is not None:
-        against += f", {_number(row.against_value)} {row.unit}"
+        against += f", {_figure(row.against_value, row.unit)}"
     reached = {None: "", True: "reached", False: "[bold red]not reached[/]"}[row.reached]
-    return row.job, str(row.threads), f"{_number(row.value)} {row.unit}", against, ratio, bar, reached
+    return row.job, str(row.threads), _figure(row.value, row.unit), against, ratio, bar, reached
 
 
 def print_rows(title: str, rows: Sequence[Row], missing: Mapping[str, str], console: Console | None = None) -> None:
     """The table, and below it the peers that were left out: `missing` maps a peer's name to the reason."""
     console = console or Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, 140)
+        console.width = max(console.width, 160)
     table = Table(title=title, title_justify="left", caption_justify="left")
     for heading in ("job", "threads", "Weft", "against", "ratio", "bar", "reached or not"):
         table.add_column(heading, justify="right" if heading in ("threads", "Weft", "ratio") else "left")
@@ -124,6 +141,8 @@ def print_rows(title: str, rows: Sequence[Row], missing: Mapping[str, str], cons
     console.print(table)
     asked = [row for row in rows if row.reached is not None]
     console.print(f"{sum(bool(row.reached) for row in asked)} of {len(asked)} bars reached. Measured on {cpu_name()}.")
+    if BUSY is not None:
+        console.print(f"Other programs were running (load {BUSY:.1f} before the start): not to quote.")
     for name, reason in missing.items():
         console.print(f"left out: {name} ({reason})")
 

@@ -311,7 +311,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     begin = time.perf_counter()
     digits = load_split(arguments.seed)
     random = np.random.default_rng(arguments.seed)

@@ -334,16 +334,19 @@ def agrees(found: int, expected: int, scalar: ScalarType, tolerance: Tolerance |
             if math.isnan(x) != math.isnan(y):
                 return False
             continue
+        exponent_bits, fraction_bits = FLOAT_SHAPES[lane]
+        lowest = 2 - (1 << (exponent_bits - 1))
         if math.isinf(x) or math.isinf(y):
-            # One past the largest number is as far as the tolerance reaches.
-            if x != y and not tolerance.relative and not tolerance.ulp:
+            if x == y:
+                continue
+            # Infinity counts as the largest finite number: an error bound may reach across the overflow.
+            largest = math.ldexp(2.0 - math.ldexp(1.0, -fraction_bits), -lowest + 1)
+            if not (tolerance.relative or tolerance.ulp):
                 return False
-            if math.isinf(x) and math.isinf(y) and x != y:
-                return False
-            continue
-        ulp = math.ldexp(1.0, max(math.frexp(y)[1] - 1, 2 - (1 << (FLOAT_SHAPES[lane][0] - 1))) - FLOAT_SHAPES[lane][1])
+            x, y = (math.copysign(min(abs(number), largest), number) for number in (x, y))
+        ulp = math.ldexp(1.0, max(math.frexp(y)[1] - 1, lowest) - fraction_bits)
         allowed = max(tolerance.ulp * ulp, tolerance.absolute, tolerance.relative * abs(y))
-        if abs(x - y) > allowed:
+        if abs(x - y) > allowed or (not allowed and math.copysign(1.0, x) != math.copysign(1.0, y)):
             return False
     return True
 

@@ -1,8 +1,8 @@
 """Kernels whose machine code is written by hand, for tests of the launch path without the code generator.
 
-`load_handmade(gpu, params, body)` gives a Kernel whose weft_run is the LLVM IR `body`. The body sees `%worker`, `%launch`
-and `%params` (ptr) and the addresses of the fields of abi.Launch and abi.Worker as `%l.NAME` and `%w.NAME`; it is placed
-inside `define void @weft_run(ptr %worker)`.
+`load_handmade(gpu, params, body)` gives a Kernel whose weft_run is the LLVM IR `body`, placed inside
+`define void @weft_run(ptr %worker)`. The body sees `%worker`, `%launch` and `%params` (ptr), and the addresses of the
+fields of abi.Launch, abi.Worker and abi.Fault as `%l.NAME`, `%w.NAME` and `%f.NAME`.
 """
 
 from __future__ import annotations
@@ -22,25 +22,31 @@ finish:
 """
 
 
+def field_addresses(prefix: str, base: str, struct: type) -> list[str]:
+    return [
+        f"  %{prefix}.{name} = getelementptr i8, ptr %{base}, i64 {getattr(struct, name).offset}"
+        for name, _ in struct._fields_
+    ]
+
+
 def handmade_ir(body: str, declarations: str = "") -> str:
     lines = [declarations, "define void @weft_run(ptr %worker) {"]
-    lines += [f"  %w.{n} = getelementptr i8, ptr %worker, i64 {getattr(abi.Worker, n).offset}" for n, _ in abi.Worker._fields_]
+    lines += field_addresses("w", "worker", abi.Worker)
     lines.append("  %launch = load ptr, ptr %w.launch")
-    lines += [f"  %l.{n} = getelementptr i8, ptr %launch, i64 {getattr(abi.Launch, n).offset}" for n, _ in abi.Launch._fields_]
-    lines += [f"  %f.{n} = getelementptr i8, ptr %l.fault, i64 {getattr(abi.Fault, n).offset}" for n, _ in abi.Fault._fields_]
+    lines += field_addresses("l", "launch", abi.Launch)
+    lines += field_addresses("f", "l.fault", abi.Fault)
     lines += ["  %params = load ptr, ptr %l.params", "  %total = load i64, ptr %l.total_blocks", body, "}"]
     return "\n".join(lines)
 
 
-def load_handmade(gpu, params: str, body: str, *, declarations: str = "", has_loops: bool = True, may_spin: bool = False,
-                  has_barriers: bool = False, static_shared_bytes: int = 0, local_bytes: int = 0, registers: int = 16,
+def load_handmade(gpu, params: str, body: str, *, declarations: str = "", has_loops: bool = True,
+                  may_spin: bool = False, has_barriers: bool = False, static_shared_bytes: int = 0, local_bytes: int = 0, registers: int = 16,
                   symbols: tuple[str, ...] = (), variables: str = ""):  # fmt: skip
     """A Kernel named `k` with PTX parameters `params` whose code is `body`."""
     from weft.codegen.jit import Target, link_object, optimise_and_emit
 
-    program = gpu.load(
-        f".version 8.0\n.target sm_80\n.address_size 64\n{variables}\n.visible .entry k({params})\n{{\nret;\n}}\n", "k.ptx"
-    )
+    head = f".version 8.0\n.target sm_80\n.address_size 64\n{variables}\n"
+    program = gpu.load(f"{head}.visible .entry k({params})\n{{\nret;\n}}\n", "k.ptx")
     code, _ = optimise_and_emit(handmade_ir(body, declarations), Target.host())
     entry, handle = link_object(code)
 

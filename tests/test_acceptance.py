@@ -51,7 +51,7 @@ def find_tool(name: str) -> str | None:
 
 PTXAS = find_tool("ptxas")
 pytestmark = pytest.mark.skipif(PTXAS is None, reason="no ptxas: pip install 'weft[acceptance]'")
-REGISTERS = {1: "p", 8: "h", 16: "h", 32: "r", 64: "d", 128: "q"}
+REGISTERS = {1: "p", 8: "b", 16: "h", 32: "r", 64: "d", 128: "q"}
 
 
 # Registers of every width, and variables of every space, for the lines that ptxas and Weft are asked about.

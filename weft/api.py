@@ -42,8 +42,8 @@ class Device(_Device):
     def load(self, ptx: str | bytes | Path, name: str | None = None, *, find_names: FindNames | None = None) -> Program:
         """PTX text (or the Path of a file) as a program. `name` is the file's in messages.
 
-        C++ kernels are found by their C++ names. Raises PtxSyntaxError, PtxError or UnsupportedError, with the line, for
-        text that is wrong.
+        C++ kernels are found by their C++ names. Raises PtxSyntaxError, PtxError or UnsupportedError, with the line,
+        for text that is wrong.
         """
         return super().load(ptx, name, find_names=find_names or _find_cpp_names)
 

@@ -157,9 +157,9 @@ def program_frames(trace: TracebackType | None) -> TracebackType | None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def gpus(name: str | None, as_json: bool) -> None:
     """List the chips that a device can be, or everything about one."""
-    from weft.report import catalogue
+    from weft.report.catalogue import print_chips
 
-    catalogue.print_chips(name, as_json)
+    print_chips(name, as_json)
 
 
 @main.group()

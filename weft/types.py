@@ -84,3 +84,18 @@ def as_dim3(value) -> Dim3:
     if not 1 <= len(parts) <= 3:
         raise TypeError(f"a grid or block shape has one to three numbers, found {len(parts)}: {value!r}")
     return Dim3(*parts)
+
+
+@dataclass(frozen=True)
+class SourceLocation:
+    """A place in the user's source, from `.loc`. `inlined_at` is the call site when the code was inlined."""
+
+    file: str
+    line: int
+    column: int = 0
+    function: str = ""
+    inlined_at: SourceLocation | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.file}:{self.line}"
+        return f"{text} (inlined at {self.inlined_at})" if self.inlined_at else text

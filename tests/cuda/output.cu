@@ -33,5 +33,5 @@ extern "C" __global__ void ticks(long long *spent, unsigned long long *stamp) {
     float x = threadIdx.x;
     for (int i = 0; i < 100; i++) x = x * 1.5f + 1.0f;
     spent[threadIdx.x] = clock64() - start + (x == 0.25f);
-    if (threadIdx.x == 0) asm volatile("mov.u64 %0, %globaltimer;" : "=l"(*stamp));
+    if (threadIdx.x == 0) asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(*stamp));
 }

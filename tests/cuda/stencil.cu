@@ -46,8 +46,8 @@ extern "C" __global__ void stencil_3d_march(int nx, int ny, int nz, const float 
         int j = i + z * nx * ny;
         float above = inside ? u[j + nx * ny] : 0.0f;
         __syncthreads();
-        plane[ty][tx] = here;
         if (inside) {
+            plane[ty][tx] = here;
             if (tx == 1) plane[ty][0] = u[j - 1];
             if (tx == 16 || x == nx - 2) plane[ty][tx + 1] = u[j + 1];
             if (ty == 1) plane[0][tx] = u[j - nx];

@@ -10,7 +10,7 @@ import difflib
 import re
 import tomllib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def _sources(data: dict) -> dict[str, Source]:
     }
 
 
-@lru_cache(maxsize=None)
+@cache
 def _capabilities() -> dict[str, Capability]:
     data = _read(DATA / "capability.toml")
     sources = _sources(data)
@@ -176,7 +176,7 @@ def read_chip(path: Path) -> Chip:
     return Chip(data["name"], data["full_name"], tuple(data["aliases"]), capability, facts)
 
 
-@lru_cache(maxsize=None)
+@cache
 def all_chips() -> tuple[Chip, ...]:
     """Every chip of the catalogue, by name."""
     paths = sorted(path for path in DATA.glob("*.toml") if path.name != "capability.toml")
@@ -188,7 +188,7 @@ def _simplify(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("nvidia")
 
 
-@lru_cache(maxsize=None)
+@lru_cache(maxsize=64)
 def find_chip(name: str) -> Chip:
     """The chip of that name or alias; case, spaces and dashes do not matter.
 

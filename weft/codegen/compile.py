@@ -1,4 +1,7 @@
-"""Module + kernel name + block shape -> CompiledKernel, by way of the object cache."""
+"""Module + kernel name + block shape -> CompiledKernel, by way of the object cache.
+
+The compiler proper is imported only when there is something to compile: it takes longer to load than a cached kernel.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from weft.analysis.flow import build_flow
-from weft.analysis.inline import FlatFunction, flatten_function
 from weft.codegen.jit import ObjectCache, Target, link_object, optimise_and_emit
 from weft.codegen.kernel import CompiledKernel, Site
-from weft.codegen.lower import METADATA, Lowering
-from weft.codegen.schedule import scheduler_ir, scheduler_needs
-from weft.codegen.support import support_functions
 from weft.errors import NoSuchKernelError
 from weft.ptx.module import Label, Module
 from weft.types import Dim3
 from weft.version import __version__
 
+if TYPE_CHECKING:
+    from weft.analysis.inline import FlatFunction
+    from weft.codegen.lower import Lowering
 
 # Local stack for recursive and indirect calls, per thread. CUDA's default (cudaLimitStackSize) is 1 KiB for all frames,
 # with registers saved there too; ours keeps only parameters and local variables.
@@ -84,6 +86,11 @@ def _link(kernel: CompiledKernel, code: bytes) -> CompiledKernel:
 
 
 def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) -> tuple[CompiledKernel, bytes]:
+    from weft.analysis.inline import flatten_function
+    from weft.codegen.lower import METADATA
+    from weft.codegen.schedule import scheduler_ir, scheduler_needs
+    from weft.codegen.support import support_functions
+
     if name not in module.kernels:
         known = ", ".join(module.kernels) or "none"
         raise NoSuchKernelError(f"no kernel {name!r} in {module.file} (it has: {known})")
@@ -127,6 +134,9 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
 
 
 def _lowering(module, flat: FlatFunction, block: Dim3, options: CompileOptions, first_site: int, caller) -> Lowering:
+    from weft.analysis.flow import build_flow
+    from weft.codegen.lower import Lowering
+
     flow = build_flow(flat.body, module.file, flat.branch_targets, first_site)
     return Lowering(module, flat, flow, block, options.target, options.small_grid, caller)
 

@@ -212,7 +212,9 @@ _library_numbers = itertools.count()
 @cache
 def _linker() -> llvm.LLJIT:
     # Only links: code is made by optimise_and_emit, so the host's plain machine is enough.
-    return llvm.create_lljit_compiler(_create_machine(Target.host(), 2))
+    # JITLink, since it lays an object out in one piece: the older linker aborts when address space is so full that two
+    # sections lie more than 2 GiB apart.
+    return llvm.create_lljit_compiler(_create_machine(Target.host(), 2), use_jit_link=True)
 
 
 def link_object(code: bytes, entry: str = ENTRY_POINT) -> tuple[int, LinkedCode]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from weft.isa.operands import SourceLocation
-from weft.types import Dim3
+from weft.types import Dim3, SourceLocation
 
 
 @dataclass(frozen=True)

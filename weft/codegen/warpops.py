@@ -279,9 +279,9 @@ class WarpOps(Access):
             field = "dynamic_shared_bytes" if stem[0] == "d" else "shared_bytes"
             return self.scalar(self._launch_field(field, "i32"), 32, 0, 1 << 24)
         if stem in ("envreg1", "envreg2"):
-            # the grid barrier's workspace of cooperative groups: low half in envreg1, high half in envreg2
+            # the grid barrier's workspace of cooperative groups: high half in envreg1, low half in envreg2
             word = self.scalar(self._launch_field("grid_workspace", "i64"), 64)
-            return self.extract(word, 0 if stem == "envreg1" else 32, 32)
+            return self.extract(word, 32 if stem == "envreg1" else 0, 32)
         constants = {"cluster_ctarank": 0, "cluster_nctarank": 1, "is_explicit_cluster": 0}
         if stem in constants:
             return self.const(constants[stem], 1 if stem == "is_explicit_cluster" else 32)

@@ -5,8 +5,8 @@ own type's width here; a wider source register is cut to it, a wider destination
 destination's signedness, by whoever reads and writes operands.
 
 Decisions, where the manual is silent or leaves room:
-- NaN: conversions between floats may give any NaN (tolerance nan="any", as in floating.py); with .relu or .satfinite, and
-  to and from the formats below 16 bits, it is the canonical one.
+- NaN: conversions between floats may give any NaN (tolerance nan="any", as in floating.py); with .relu or .satfinite,
+  and to and from the formats below 16 bits, it is the canonical one.
 - f16 to bf16 and back without a rounding modifier round to nearest even.
 - NaN to an integer is 0, but the lowest signed pattern (1 << (bits - 1)) where the source is f64 or the destination
   has 64 bits (manual, "cvt", notes on saturation).
@@ -17,7 +17,7 @@ from __future__ import annotations
 from weft.isa import emit_float as ef
 from weft.isa import rounding
 from weft.isa.bits import clamp, mask_of, number_of
-from weft.isa.floating import ANY_NAN, format_of, map_patterns
+from weft.isa.floating import ANY_NAN, format_of
 from weft.isa.instruction import Match, instruction
 from weft.isa.rounding import FORMATS, Exact
 from weft.types import TYPES, ScalarType
@@ -29,6 +29,8 @@ TO_INTEGRAL = ("rni", "rzi", "rmi", "rpi")
 ROUNDINGS = ("rn", "rz", "rm", "rp")
 SECTION = "9.7.9.21"
 PAIRS = ("f16x2", "bf16x2")
+EIGHT_BITS = ("e4m3x2", "e5m2x2")
+BELOW = ("e2m1x2", "e2m3x2", "e3m2x2")
 # Packed formats below 16 bits: the lane's format, and the bits between lanes.
 SMALL_PAIRS = {"e4m3x2": ("e4m3", 8), "e5m2x2": ("e5m2", 8), "e2m1x2": ("e2m1", 4), "e2m3x2": ("e2m3", 8),
                "e3m2x2": ("e3m2", 8)}  # fmt: skip
@@ -91,22 +93,26 @@ def number_range(type: ScalarType) -> tuple[int, int]:
 
 
 # ---------------------------------------------------------------- integer to float
+def in_order(m: Match) -> str:
+    """A `where`: the destination's type is written first. Modifiers match as a set, so a signature whose two type lists
+    have nothing in common would take the opposite conversion for its own."""
+    target, source = name_of(m.dtype), name_of(m.atype)
+    if m.tokens.index(target) <= m.tokens.index(source):
+        return ""
+    return f"no conversion from {target} to {source} with these modifiers"
+
+
 def ftz_needs_f32(m: Match) -> str:
-    """A `where`: .ftz is for conversions from or to f32."""
-    return ".ftz needs f32" if m.ftz and "f32" not in (m.dtype.name, m.atype.name) else ""
-
-
-def is_brain(m: Match) -> str:
-    """A `where`: one side is bf16, which has no .sat and no .ftz beside integers."""
-    if "bf16" not in (m.dtype.name, m.atype.name):
-        return "one type must be bf16"
-    return ".sat is not for bf16" if m.get("sat") and m.dtype.name == "bf16" else ftz_needs_f32(m) if "ftz" in m.values else ""
+    """A `where`: `in_order`, and .ftz is for conversions from or to f32."""
+    if m.ftz and "f32" not in (m.dtype.name, m.atype.name):
+        return ".ftz needs f32"
+    return in_order(m)
 
 
 @instruction("cvt.frnd{.ftz}{.sat}.dtype.atype d, a", frnd=ROUNDINGS, dtype=FLOATS, atype=INTEGERS, pipe="xu",
              section=SECTION, where=ftz_needs_f32)  # fmt: skip
 @instruction("cvt.frnd.dtype.atype d, a", frnd=ROUNDINGS, dtype=("bf16",), atype=INTEGERS, pipe="xu", sm=90, ptx="7.8",
-             section=SECTION)  # fmt: skip
+             section=SECTION, where=in_order)  # fmt: skip
 class IntegerToFloat:
     """Every rounding; .sat keeps results within [0, 1]."""
 
@@ -150,8 +156,8 @@ def split_wide_integer(b, x, signed: bool):
 # ---------------------------------------------------------------- float to integer
 @instruction("cvt.irnd{.ftz}{.sat}.dtype.atype d, a", irnd=TO_INTEGRAL, dtype=INTEGERS, atype=FLOATS, pipe="xu",
              section=SECTION, where=ftz_needs_f32)  # fmt: skip
-@instruction("cvt.irnd{.sat}.dtype.atype d, a", irnd=TO_INTEGRAL, dtype=INTEGERS, atype=("bf16",), pipe="xu", sm=90,
-             ptx="7.8", section=SECTION)  # fmt: skip
+@instruction("cvt.irnd.dtype.atype d, a", irnd=TO_INTEGRAL, dtype=INTEGERS, atype=("bf16",), pipe="xu", sm=90,
+             ptx="7.8", section=SECTION, where=in_order)  # fmt: skip
 class FloatToInteger:
     """Rounded to an integer, kept to the destination's range (with or without .sat)."""
 
@@ -189,36 +195,40 @@ def nan_is_lowest(m: Match) -> bool:
 
 # ---------------------------------------------------------------- float to float
 def needs_rounding(m: Match) -> str:
-    """A `where`: the rounding modifier is for narrowing, and must be there; clamps fit the type."""
-    dtype, atype = m.dtype.name, m.atype.name
-    if m.frnd and dtype in FLOATS and atype in FLOATS and m.dtype.bits >= m.atype.bits:
+    """A `where`: the rounding modifier is for narrower destinations, which need it."""
+    if m.frnd and m.dtype.bits >= m.atype.bits:
         return "a rounding modifier is for narrower destinations"
     if not m.frnd and m.dtype.bits < m.atype.bits:
         return "a narrower destination needs .rn, .rz, .rm or .rp"
     return ftz_needs_f32(m)
 
 
-@instruction("cvt{.frnd}{.ftz}{.sat}.dtype.atype d, a", frnd=ROUNDINGS, dtype=FLOATS, atype=FLOATS, pipe="xu",
-             section=SECTION, tolerance=ANY_NAN, where=needs_rounding)  # fmt: skip
-@instruction("cvt{.frnd}{.ftz}{.sat}.dtype.atype d, a", frnd=ROUNDINGS, dtype=ALL_FLOATS, atype=ALL_FLOATS, pipe="xu",
-             sm=90, ptx="7.8", section=SECTION, tolerance=ANY_NAN,
-             where=lambda m: is_brain(m) or needs_rounding(m))  # fmt: skip
-@instruction("cvt.frnd{.relu}{.satfinite}.dtype.f32 d, a", frnd=("rn", "rz"), dtype=("f16", "bf16"),
-             operands={"a": "f32"}, pipe="xu", sm=80, ptx="7.0", section=SECTION, tolerance=ANY_NAN,
-             where=lambda m: "" if m.relu or m.satfinite or m.dtype.name == "bf16" else "neither .relu nor .satfinite")  # fmt: skip
+FLOAT_FLOAT = {"frnd": ROUNDINGS, "pipe": "xu", "section": SECTION, "tolerance": ANY_NAN}
+TO_FLOAT = {**FLOAT_FLOAT, "where": in_order}
+CLAMPED = {**TO_FLOAT, "frnd": ("rn", "rz"), "sm": 80, "ptx": "7.0"}
+
+
+@instruction("cvt{.frnd}{.ftz}{.sat}.dtype.atype d, a", dtype=FLOATS, atype=FLOATS, where=needs_rounding, **FLOAT_FLOAT)
+@instruction("cvt.frnd{.ftz}.dtype.atype d, a", dtype=("bf16",), atype=("f32",), sm=80, ptx="7.0", **TO_FLOAT)
+@instruction("cvt.frnd.dtype.atype d, a", dtype=("bf16",), atype=("f64",), sm=90, ptx="7.8", **TO_FLOAT)
+@instruction("cvt{.frnd}.dtype.atype d, a", dtype=("bf16",), atype=("f16", "bf16"), sm=90, ptx="7.8", **TO_FLOAT)
+@instruction("cvt{.frnd}{.ftz}.dtype.atype d, a", dtype=("f32",), atype=("bf16",), sm=80, ptx="7.1", **TO_FLOAT)
+@instruction("cvt{.frnd}.dtype.atype d, a", dtype=("f16", "f64"), atype=("bf16",), sm=90, ptx="7.8", **TO_FLOAT)
+@instruction("cvt.frnd.relu{.satfinite}.dtype.atype d, a", dtype=("f16", "bf16"), atype=("f32",), **CLAMPED)
+@instruction("cvt.frnd.satfinite.dtype.atype d, a", dtype=("f16", "bf16"), atype=("f32",), **CLAMPED)
 class FloatToFloat:
     """Widened exactly, narrowed with every rounding."""
 
     @staticmethod
     def reference(m: Match, a: int) -> int:
-        source, target = m.operand_type("a").name, m.dtype.name
+        source, target = m.atype.name, m.dtype.name
         exact = read_float(m, source, a)
         clamps = {name: bool(m.get(name)) for name in ("sat", "relu", "satfinite")}
         return rounding.pack(target, exact, m.frnd or "rn", ftz=bool(m.get("ftz")) and target == "f32", **clamps)
 
     @staticmethod
     def emit(b, m: Match, x):
-        source, target = m.operand_type("a").name, m.dtype.name
+        source, target = m.atype.name, m.dtype.name
         clamps = {name: bool(m.get(name)) for name in ("sat", "relu", "satfinite")}
         if source == target and not any(clamps.values()):
             return b.ftz(x) if m.get("ftz") else x
@@ -270,7 +280,8 @@ class FloatToIntegral:
 
 # ---------------------------------------------------------------- pairs of f16 and bf16
 @instruction("cvt.frnd{.relu}{.satfinite}.dtype.f32 d, a, b", frnd=("rn", "rz"), dtype=PAIRS,
-             operands={"a": "f32", "b": "f32"}, pipe="xu", sm=80, ptx="7.0", section=SECTION, tolerance=ANY_NAN)  # fmt: skip
+             operands={"a": "f32", "b": "f32"}, pipe="xu", sm=80, ptx="7.0", section=SECTION,
+             tolerance=ANY_NAN)  # fmt: skip
 class FloatsToPair:
     """Two f32 to a pair: a in the upper half, b in the lower."""
 
@@ -287,20 +298,22 @@ class FloatsToPair:
         return b.pack([emit_narrow(b, v, "f32", fmt, m.frnd, relu=m.relu, satfinite=m.satfinite) for v in (y, x)])
 
 
-@instruction("cvt.rnd{.satfinite}{.relu}.tf32.f32 d, a", rnd=("rna", "rn", "rz"), operands={"d": "tf32", "a": "f32"},
-             pipe="alu", sm=80, ptx="7.0", section=SECTION,
-             where=lambda m: ".relu is not for .rna" if m.relu and m.rnd == "rna" else "")  # fmt: skip
+TO_TF32 = {"operands": {"d": "tf32", "a": "f32"}, "pipe": "alu", "section": SECTION}
+
+
+@instruction("cvt.rnd{.satfinite}.tf32.f32 d, a", rnd=("rna",), sm=80, ptx="7.0", **TO_TF32)
+@instruction("cvt.rnd{.satfinite}{.relu}.tf32.f32 d, a", rnd=("rn", "rz"), sm=90, ptx="7.8", **TO_TF32)
 class FloatToTf32:
     """f32 cut to 10 fraction bits, kept in place; the rest is zero."""
 
     @staticmethod
     def reference(m: Match, a: int) -> int:
-        return rounding.pack("tf32", rounding.unpack("f32", a), m.rnd, relu=m.relu, satfinite=m.satfinite)
+        return rounding.pack("tf32", rounding.unpack("f32", a), m.rnd, relu=bool(m.get("relu")), satfinite=m.satfinite)
 
     @staticmethod
     def emit(b, m: Match, x):
         kept = b.const(0xFFFFE000, 32)
-        if m.relu:
+        if m.get("relu"):
             x = ef.rectify(b, "f32", x)
         rounded = x
         if m.rnd == "rna":
@@ -346,9 +359,9 @@ def emit_small(b, fmt: str, x):
     return b.select(b.fcmp("uno", "f32", x, x), b.const(nan, 32), b.or_(code, sign))
 
 
-@instruction("cvt.rn.satfinite{.relu}.dtype.f32 d, a, b", dtype=("e4m3x2", "e5m2x2"),
+@instruction("cvt.rn.satfinite{.relu}.dtype.f32 d, a, b", dtype=EIGHT_BITS,
              operands={"a": "f32", "b": "f32"}, pipe="xu", sm=89, ptx="8.1", section=SECTION)  # fmt: skip
-@instruction("cvt.rn.satfinite{.relu}.dtype.f32 d, a, b", dtype=("e2m1x2", "e2m3x2", "e3m2x2"),
+@instruction("cvt.rn.satfinite{.relu}.dtype.f32 d, a, b", dtype=BELOW,
              operands={"d": small_type("dtype"), "a": "f32", "b": "f32"}, pipe="xu", sm=100, ptx="8.6",
              section=SECTION)  # fmt: skip
 class FloatsToSmallPair:
@@ -369,12 +382,15 @@ class FloatsToSmallPair:
         return emit_join_small(b, m, emit_small(b, fmt, x), emit_small(b, fmt, y))
 
 
-@instruction("cvt.rn.satfinite{.relu}.dtype.atype d, a", dtype=("e4m3x2", "e5m2x2"), atype=("f16x2",), pipe="xu", sm=89,
-             ptx="8.1", section=SECTION)  # fmt: skip
-@instruction("cvt.rn.satfinite{.relu}.dtype.atype d, a", dtype=("e4m3x2", "e5m2x2"), atype=("bf16x2",), pipe="xu",
-             sm=100, ptx="9.1", section=SECTION)  # fmt: skip
-@instruction("cvt.rn.satfinite{.relu}.dtype.atype d, a", dtype=("e2m1x2", "e2m3x2", "e3m2x2"), atype=PAIRS,
-             operands={"d": small_type("dtype")}, pipe="xu", sm=100, ptx="9.1", section=SECTION)  # fmt: skip
+BETWEEN_PAIRS = {"pipe": "xu", "section": SECTION, "where": in_order}
+
+
+@instruction("cvt.rn.satfinite{.relu}.dtype.atype d, a", dtype=EIGHT_BITS, atype=("f16x2",), sm=89, ptx="8.1",
+             **BETWEEN_PAIRS)  # fmt: skip
+@instruction("cvt.rn.satfinite{.relu}.dtype.atype d, a", dtype=EIGHT_BITS, atype=("bf16x2",), sm=100, ptx="9.1",
+             **BETWEEN_PAIRS)  # fmt: skip
+@instruction("cvt.rn.satfinite{.relu}.dtype.atype d, a", dtype=BELOW, atype=PAIRS,
+             operands={"d": small_type("dtype")}, sm=100, ptx="9.1", **BETWEEN_PAIRS)  # fmt: skip
 class PairToSmallPair:
     """A pair of f16 or bf16 to a pair of codes."""
 
@@ -396,12 +412,11 @@ class PairToSmallPair:
         return emit_join_small(b, m, codes[1], codes[0])
 
 
-@instruction("cvt.rn{.relu}.dtype.atype d, a", dtype=("f16x2",), atype=("e4m3x2", "e5m2x2"), pipe="xu", sm=89,
-             ptx="8.1", section=SECTION)  # fmt: skip
-@instruction("cvt.rn{.relu}.dtype.atype d, a", dtype=("f16x2",), atype=("e2m1x2", "e2m3x2", "e3m2x2"),
-             operands={"a": small_type("atype")}, pipe="xu", sm=100, ptx="8.6", section=SECTION)  # fmt: skip
-@instruction("cvt.rn{.relu}{.satfinite}.dtype.atype d, a", dtype=("bf16x2",), atype=tuple(SMALL_PAIRS),
-             operands={"a": small_type("atype")}, pipe="xu", sm=100, ptx="9.1", section=SECTION)  # fmt: skip
+@instruction("cvt.rn{.relu}.dtype.atype d, a", dtype=("f16x2",), atype=EIGHT_BITS, sm=89, ptx="8.1", **BETWEEN_PAIRS)
+@instruction("cvt.rn{.relu}.dtype.atype d, a", dtype=("f16x2",), atype=BELOW,
+             operands={"a": small_type("atype")}, sm=100, ptx="8.6", **BETWEEN_PAIRS)  # fmt: skip
+@instruction("cvt.rn{.relu}{.satfinite}.dtype.atype d, a", dtype=("bf16x2",), atype=EIGHT_BITS + BELOW,
+             operands={"a": small_type("atype")}, sm=100, ptx="9.1", **BETWEEN_PAIRS)  # fmt: skip
 class SmallPairToPair:
     """A pair of codes to a pair of f16 or bf16, exactly."""
 
@@ -514,8 +529,9 @@ STOCHASTIC = "stochastic rounding is not there yet; use .rn or .rz"
 SCALED = "conversion with a scale factor is not there yet; convert, then multiply"
 
 
-@instruction("cvt.rs{.relu}{.satfinite}.dtype.f32 d, a, b, c", dtype=PAIRS, operands={"a": "f32", "b": "f32", "c": "b32"},
-             pipe="xu", sm=100, ptx="8.7", section=SECTION, missing=STOCHASTIC)  # fmt: skip
+@instruction("cvt.rs{.relu}{.satfinite}.dtype.f32 d, a, b, c", dtype=PAIRS,
+             operands={"a": "f32", "b": "f32", "c": "b32"}, pipe="xu", sm=100, ptx="8.7", section=SECTION,
+             missing=STOCHASTIC)  # fmt: skip
 @instruction("cvt.rs{.relu}.satfinite.dtype.f32 d, a, b", dtype=("e4m3x4", "e5m2x4", "e2m1x4", "e2m3x4", "e3m2x4"),
              operands={"d": "b32", "a": "f32", "b": "b32"}, pipe="xu", sm=100, ptx="8.7", section=SECTION,
              missing=STOCHASTIC)  # fmt: skip

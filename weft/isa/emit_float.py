@@ -150,7 +150,7 @@ def emit_sum(b, fmt: str, x, y, mode: str = "rn"):
 
 
 def adjust(b, fmt: str, x, residual, mode: str):
-    """f32 or f64: x rounded to nearest, where the exact value minus x has the residual's sign: rounded in `mode` instead."""
+    """x (f32 or f64, rounded to nearest) rounded in `mode` instead; the exact value minus x has the residual's sign."""
     return step(b, x, mode, overshoots(b, fmt, b.fneg(fmt, residual), x, mode))
 
 

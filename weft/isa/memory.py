@@ -181,7 +181,8 @@ _POLICIES = ("L2::evict_last", "L2::evict_normal", "L2::evict_first", "L2::evict
 
 
 @instruction("createpolicy.fractional.primary{.secondary}.b64 d{, a}", primary=_POLICIES,
-             secondary=("L2::evict_first", "L2::evict_unchanged"), operands={"d": "b64", "a": "f32"}, pipe="alu", ptx="7.4", sm=80, section="9.7.9.19")  # fmt: skip
+             secondary=("L2::evict_first", "L2::evict_unchanged"), operands={"d": "b64", "a": "f32"}, pipe="alu",
+             ptx="7.4", sm=80, section="9.7.9.19")  # fmt: skip
 @instruction("createpolicy.range{.global}.primary{.secondary}.b64 d, [a], b, c", primary=_POLICIES,
              secondary=("L2::evict_first", "L2::evict_unchanged"), operands={"d": "b64", "b": "u32", "c": "u32"},
              pipe="alu", ptx="7.4", sm=80, section="9.7.9.19")  # fmt: skip

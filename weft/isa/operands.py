@@ -5,20 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Union
 
-
-@dataclass(frozen=True)
-class SourceLocation:
-    """A place in the user's source, from `.loc`. `inlined_at` is the call site when the code was inlined."""
-
-    file: str
-    line: int
-    column: int = 0
-    function: str = ""
-    inlined_at: "SourceLocation | None" = None
-
-    def __str__(self) -> str:
-        text = f"{self.file}:{self.line}"
-        return f"{text} (inlined at {self.inlined_at})" if self.inlined_at else text
+from weft.types import SourceLocation
 
 
 # ---------------------------------------------------------------- operands

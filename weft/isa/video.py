@@ -2,8 +2,8 @@
 
 PTX ISA, "Scalar Video Instructions" and "SIMD Video Instructions". All of them compute with exact intermediates, then
 saturate on request, then combine with the third operand: the scalar forms by add, min or max (or not at all: without
-selectors the merging form takes nothing from it), the lane forms by merging or by adding up. Byte and half-word selectors (`%r1.b0`), lane masks and negated operands are not read by the
-parser, which says so.
+selectors the merging form takes nothing from it), the lane forms by merging or by adding up. Byte and half-word
+selectors (`%r1.b0`), lane masks and negated operands are not read by the parser, which says so.
 """
 
 from __future__ import annotations

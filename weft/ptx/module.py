@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from weft.isa.operands import Instruction
 from weft.types import ScalarType
 
-__all__ = ["Function", "Instruction", "Label", "Module", "Param", "Prototype", "Relocation", "Variable"]
+__all__ = ["Function", "Label", "Module", "Param", "Prototype", "Relocation", "Variable"]
 
 
 @dataclass(frozen=True)

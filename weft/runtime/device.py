@@ -57,7 +57,7 @@ class Device:
         # The system's own memory: it counts as in use, as a CUDA context does.
         self._parameters = self.arena.allocate(PARAMETER_BYTES, "kernel parameters")
         self.parameter_address = self._parameters.address
-        self.parameter_view = memoryview(np.asarray(self._parameters)).cast("B")
+        self.parameter_view = np.asarray(self._parameters).data
         self._workspace = self.arena.allocate(WORKSPACE_BYTES, "grid barrier")
         self.workspace_address = self._workspace.address
         self._heap_memory = self.arena.allocate(heap_bytes, "heap of malloc")
@@ -185,7 +185,7 @@ class Device:
         if isinstance(value, Array):
             if value.device is not self:
                 raise InvalidDevicePointerError(
-                    f"invalid device pointer: {value!r} belongs to another device than {self.name}; copy it: gpu.array(x)"
+                    f"invalid device pointer: {value!r} belongs to another device than {self.name}; gpu.array(x) copies it"
                 )
             value._check_live()
             return value.ptr

@@ -64,8 +64,10 @@ def make_fault(fault: abi.Fault, kernel: CompiledKernel, grid: Dim3, arena: Aren
                workers: Iterable[WorkerState]) -> KernelFault:  # fmt: skip
     """The exception for a fault that compiled code recorded."""
     kind = FaultKind(fault.kind)
-    exception, message = _KINDS[kind]
     site = kernel.sites[fault.site] if 0 <= fault.site < len(kernel.sites) else None
+    if kind == FaultKind.ADDRESS and site and site.text.partition(".")[0] == "call":
+        kind = FaultKind.STACK  # the arguments of a call did not fit the local stack
+    exception, message = _KINDS[kind]
     address = None
     if kind in (FaultKind.ADDRESS, FaultKind.MISALIGNED):
         address = fault.address

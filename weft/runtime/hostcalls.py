@@ -78,7 +78,7 @@ class HostCallContext:
         self.site, self.warp, mask, _ = (ctypes.c_uint32 * 4).from_address(payload)
         self.lanes = [lane for lane in range(32) if mask >> lane & 1]
         raw = (ctypes.c_uint64 * (32 * _ARGUMENTS)).from_address(payload + _ARGUMENTS_AT)
-        self.arguments = np.frombuffer(raw, dtype=np.uint64).reshape(_ARGUMENTS, 32)
+        self.arguments = np.ctypeslib.as_array(raw).reshape(_ARGUMENTS, 32)
 
     def read(self, lane: int, address: int, size: int) -> bytes:
         """Bytes of generic memory as a lane sees it. Raises IllegalAddressError."""
@@ -170,7 +170,8 @@ def fail_assertion(call: HostCallContext) -> None:
     place = call.place(lane)
     block, thread = (",".join(map(str, place[key])) for key in ("block", "thread"))
     more = len(call.lanes) - 1
-    text = f"{texts[1]}:{line & 0xFFFFFFFF}: {texts[2]}: block: [{block}], thread: [{thread}] Assertion `{texts[0]}` failed."
+    source = f"{texts[1]}:{line & 0xFFFFFFFF}: {texts[2]}"
+    text = f"{source}: block: [{block}], thread: [{thread}] Assertion `{texts[0]}` failed."
     also = f" (and {more} more thread{'s' * (more != 1)} of the warp)" if more else ""
     raise DeviceAssertError(f"device-side assert triggered: {text}{also}", **place)
 
@@ -188,7 +189,7 @@ def release_on_heap(call: HostCallContext) -> None:
         address = int(call.arguments[0][lane])
         if address and not call.launch.device.heap.release(address):
             raise KernelFault(
-                f"unspecified launch failure: free of {address:#x}, which malloc did not give or which was freed before",
+                f"unspecified launch failure: free of {address:#x}, which malloc did not give or which was freed",
                 address=address,
                 **call.place(lane),
             )

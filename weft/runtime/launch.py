@@ -72,8 +72,8 @@ def check_directives(kernel: str, directives: dict[str, tuple], block: Dim3) -> 
         wanted = Dim3(*directives["reqntid"])
         if block != wanted:
             raise InvalidConfigurationError(
-                f"invalid configuration argument: kernel {kernel} was compiled for blocks of {tuple(wanted)} (.reqntid), "
-                f"found {tuple(block)}"
+                f"invalid configuration argument: kernel {kernel} was compiled for blocks of {tuple(wanted)} "
+                f"(.reqntid), found {tuple(block)}"
             )
     if "maxntid" in directives:
         most = Dim3(*directives["maxntid"]).count
@@ -84,7 +84,9 @@ def check_directives(kernel: str, directives: dict[str, tuple], block: Dim3) -> 
             )
     cluster = Dim3(*directives["reqnctapercluster"]) if directives.get("reqnctapercluster") else Dim3()
     if cluster.count > 1:
-        raise UnsupportedError(f"kernel {kernel} is to be launched in clusters of {tuple(cluster)}; Weft has no clusters yet")
+        raise UnsupportedError(
+            f"kernel {kernel} is to be launched in clusters of {tuple(cluster)}; Weft has no clusters yet"
+        )
 
 
 class PreparedLaunch:
@@ -120,8 +122,8 @@ class PreparedLaunch:
             chip = self.device.chip
             with_static = f" beside {static} bytes of static shared memory" if static else ""
             raise LaunchResourcesError(
-                f"too many resources requested for launch: kernel {self.kernel.name} asks for {self.shared_bytes} bytes "
-                f"of dynamic shared memory{with_static}; {limit} bytes are allowed on {chip.name} "
+                f"too many resources requested for launch: kernel {self.kernel.name} asks for {self.shared_bytes} "
+                f"bytes of dynamic shared memory{with_static}; {limit} bytes are allowed on {chip.name} "
                 f"({chip.capability.shared_per_block_optin} per block)"
             )
 
@@ -187,8 +189,9 @@ class PreparedLaunch:
         most = found.blocks_per_sm * chip.sm_count
         if self.grid.count > most:
             raise CooperativeLaunchError(
-                f"too many blocks in cooperative launch: kernel {self.kernel.name}, {self.grid.count} blocks; {chip.name} "
-                f"holds {most} at once ({found.blocks_per_sm} on each of {chip.sm_count} SMs, limited by {found.limiter})"
+                f"too many blocks in cooperative launch: kernel {self.kernel.name}, {self.grid.count} blocks; "
+                f"{chip.name} holds {most} at once ({found.blocks_per_sm} on each of {chip.sm_count} SMs, limited by "
+                f"{found.limiter})"
             )
 
     # ------------------------------------------------------------ running
@@ -217,8 +220,8 @@ class PreparedLaunch:
         unknown = options.keys() - {"stream", "shared_bytes", "cooperative", "time_limit", "deterministic", "seed"}
         if unknown:
             raise TypeError(
-                f"kernel {self.kernel.name}: unknown launch option {', '.join(sorted(unknown))}; a kernel's arguments are "
-                "given by position"
+                f"kernel {self.kernel.name}: unknown launch option {', '.join(sorted(unknown))}; a kernel's arguments "
+                "are given by position"
             )
         device = self.device
         device.check_open()

@@ -56,7 +56,7 @@ class RangeTable:
         members = [(base, end)]
         for i in range(first, last):
             start = self._bases[i]
-            members += self._merged.pop(start, None) or [(start, self._ends[i])]
+            members += self._merged.pop(start, [(start, self._ends[i])])
         for _ in range(first, last):
             self._delete(first)
         start, stop = min(m[0] for m in members), max(m[1] for m in members)
@@ -67,11 +67,11 @@ class RangeTable:
         """Takes back one add of the same range."""
         i = bisect_right(self._bases, base) - 1
         start = self._bases[i]
-        members = self._merged.pop(start, None)
-        if members is None:
+        if start not in self._merged:
             assert (start, self._ends[i]) == (base, base + size), (start, self._ends[i], base, size)
             self._delete(i)
             return
+        members = self._merged.pop(start)
         members.remove((base, base + size))
         self._delete(i)
         for member_base, member_end in members:
@@ -167,7 +167,7 @@ class Arena:
         self._free: list[tuple[int, int]] = []  # (size, start), sorted
         self._free_at: dict[int, int] = {}  # start -> size
         self._free_end: dict[int, int] = {}  # end -> start
-        self._odd_totals: dict[int, int] = {}  # blocks whose size does not follow from the allocation's: unusual alignment
+        self._odd_totals: dict[int, int] = {}  # start -> size, of blocks of unusual alignment
         self.ranges = RangeTable()
         self.used = 0
         self.peak = 0
@@ -180,7 +180,8 @@ class Arena:
 
     # ------------------------------------------------------------ allocation
     def allocate(self, size: int, what: object = "", align: int = ALIGNMENT, zero: bool = False) -> Allocation:
-        """`size` bytes, all zero if asked for. Raises OutOfMemoryError when the capacity or the host's memory is used up."""
+        """`size` bytes, all zero if asked for. Raises OutOfMemoryError when the capacity, or the host's memory, is
+        used up."""
         if size < 0:
             raise InvalidValueError(f"invalid argument: a negative size, {size} bytes")
         with self.lock:

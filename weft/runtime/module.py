@@ -140,7 +140,10 @@ class Program:
         cache = self.device.cache
         found = cache.get(key)
         if found is not None:
-            return pickle.loads(found[0])
+            try:
+                return pickle.loads(found[0])
+            except Exception:  # of another state of Weft's sources: made again
+                pass
         info = describe_module(self.module)
         cache.put(key, pickle.dumps(info), b"")
         return info
@@ -357,7 +360,9 @@ class Kernel:
         """The launch of that shape, from memory or made now."""
         if not (stream is None or stream == 0 or (isinstance(stream, Stream) and stream.device is self.device)):
             other = "a stream of another device" if isinstance(stream, Stream) else repr(stream)
-            raise InvalidValueError(f"invalid argument: kernel {self.name}: found {other}, expected a stream of this device")
+            raise InvalidValueError(
+                f"invalid argument: kernel {self.name}: found {other}, expected a stream of this device"
+            )
         shared = shared_bytes.__index__()
         if shared < 0:
             raise InvalidValueError(f"invalid argument: kernel {self.name}: {shared} bytes of dynamic shared memory")

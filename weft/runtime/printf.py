@@ -77,7 +77,9 @@ def argument_bytes(parts: tuple[bytes | Conversion, ...]) -> int:
     return at
 
 
-def format_printf(parts: tuple[bytes | Conversion, ...], arguments: bytes, read_string: Callable[[int], bytes]) -> bytes:
+def format_printf(
+    parts: tuple[bytes | Conversion, ...], arguments: bytes, read_string: Callable[[int], bytes]
+) -> bytes:
     """The text of one thread's printf. `arguments` lie at their natural alignment; read_string reads a C string."""
     out = []
     at = 0

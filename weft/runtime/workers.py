@@ -176,7 +176,8 @@ class WorkerPool:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.serial = 0
-        self.job: Any = None
+        self.job: Any = None  # the job that workers may be in
+        self.workers: list[_WorkerThread] = []  # who was called for it
         self._threads: list[_WorkerThread] = []
         self._started: list[bool] = []
         self._called_off: list[bool] = []  # per worker: it had not woken up and does not take part
@@ -199,12 +200,14 @@ class WorkerPool:
         KeyboardInterrupt.
         """
         with self.lock:
+            if self.job is not None:
+                self._settle()  # a second Ctrl-C hit the handling of the first
             workers = self.threads(count)
-            self.serial += 1
-            self.job = job
             started, called_off = self._started, self._called_off
             started.clear()
             called_off.clear()
+            self.serial += 1
+            self.workers, self.job = workers, job
             # One call into C, which no signal handler can interrupt: all workers are started, or none is.
             calls = [worker.go.release for worker in workers]
             calls.append(partial(started.append, True))
@@ -223,11 +226,9 @@ class WorkerPool:
                 else:
                     in_time = self._wait_until(workers, job, time.monotonic() + time_limit)
             except BaseException:
-                if started:
-                    self._settle(workers, job)
+                self._settle()
                 raise
-            finally:
-                self.job = None
+            self.job = None
             return in_time
 
     def _wait_until(self, workers: list[_WorkerThread], job: Any, deadline: float) -> bool:
@@ -241,21 +242,24 @@ class WorkerPool:
             worker.done.acquire()
         return in_time
 
-    def _settle(self, workers: list[_WorkerThread], job: Any) -> None:
+    def _settle(self) -> None:
         """After an interruption: stops the job, waits until no worker is in it, makes the locks new."""
-        while True:
+        while self.job is not None:
             try:
-                job.launch.stop = 1
+                self.job.launch.stop = 1
+                if not self._started:
+                    self.job = None
+                    return
                 if not self._called_off:
-                    self._called_off.extend(map(_TRY_ACQUIRE, [worker.go for worker in workers]))
-                at_work = [worker for worker, off in zip(workers, self._called_off) if not off]
+                    self._called_off.extend(map(_TRY_ACQUIRE, [worker.go for worker in self.workers]))
+                at_work = [worker for worker, off in zip(self.workers, self._called_off) if not off]
                 while any(worker.finished != self.serial for worker in at_work):
                     time.sleep(0.0005)
                 for worker in at_work:
                     done = threading.Lock()
                     done.acquire()
                     worker.done = done
-                return
+                self.job = None
             except KeyboardInterrupt:
                 continue
 

@@ -54,7 +54,7 @@ class Clang:
         arguments = [
             self.path, "-x", "cuda", "--cuda-device-only", "-nocudainc", "-nocudalib", "-nostdlibinc",
             f"--cuda-gpu-arch={arch}", f"-std={std}", "-O3", "-S", "-o", "-", "-ffp-contract=fast",
-            "-Wno-unknown-cuda-version", "-fno-color-diagnostics", "-fdiagnostics-absolute-paths",
+            "-Wno-unknown-cuda-version", "-fno-color-diagnostics", "-fno-verbose-asm", "-fdiagnostics-absolute-paths",
             *options,
         ]  # fmt: skip
         arguments += [f"-isystem{folder}" for folder in self.include_dirs()]

@@ -1,6 +1,7 @@
 // Atomics: relaxed, as CUDA's are. The _block and _system forms are the same operations with a wider scope, which is
 // always allowed. Compiler builtins rather than assembly, so that clang sees which memory they touch.
 #pragma once
+#pragma clang system_header
 
 #define __WEFT_EACH_SCOPE(T, NAME, PARAMETERS, ARGUMENTS)                       \
     __WEFT__ T NAME##_block PARAMETERS { return NAME ARGUMENTS; }               \

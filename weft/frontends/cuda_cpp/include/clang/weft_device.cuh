@@ -8,6 +8,7 @@
 //   weft_math.cuh       single-precision functions, weft_math_double.cuh double-precision ones
 //   weft_half.cuh       __half, __nv_bfloat16 and their pairs (only through <cuda_fp16.h>, <cuda_bf16.h>)
 #pragma once
+#pragma clang system_header
 #include "weft_language.cuh"
 #include "weft_integer.cuh"
 #include "weft_warp.cuh"

@@ -1,5 +1,6 @@
 // Integer intrinsics, type conversions and reinterpretations, min, max and abs.
 #pragma once
+#pragma clang system_header
 
 // ---------------------------------------------------------------- bits
 __WEFT__ int __popc(unsigned int x) { return __builtin_popcount(x); }

@@ -1,5 +1,6 @@
 // CUDA's keywords, built-in variables, vector types, and the device side of the C library.
 #pragma once
+#pragma clang system_header
 #include <stddef.h>
 
 #define __host__ __attribute__((host))

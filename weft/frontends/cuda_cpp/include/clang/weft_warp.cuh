@@ -1,5 +1,6 @@
 // Barriers, fences and the warp-wide functions. Inline assembly throughout: the same forms for every version of clang.
 #pragma once
+#pragma clang system_header
 
 // ---------------------------------------------------------------- barriers and fences
 __WEFT__ void __weft_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }

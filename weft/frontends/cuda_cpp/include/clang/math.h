@@ -1,0 +1,2 @@
+// <math.h> for clang: weft_device.cuh, included before every program, has what a kernel needs of it.
+#pragma once
