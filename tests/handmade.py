@@ -40,8 +40,9 @@ def handmade_ir(body: str, declarations: str = "") -> str:
 
 
 def load_handmade(gpu, params: str, body: str, *, declarations: str = "", has_loops: bool = True,
-                  may_spin: bool = False, has_barriers: bool = False, static_shared_bytes: int = 0, local_bytes: int = 0, registers: int = 16,
-                  symbols: tuple[str, ...] = (), variables: str = ""):  # fmt: skip
+                  may_spin: bool = False, has_barriers: bool = False, static_shared_bytes: int = 0,
+                  local_bytes: int = 0, registers: int = 16, symbols: tuple[str, ...] = (),
+                  variables: str = ""):  # fmt: skip
     """A Kernel named `k` with PTX parameters `params` whose code is `body`."""
     from weft.codegen.jit import Target, link_object, optimise_and_emit
 

@@ -529,6 +529,19 @@ def test_faults(gpu, count, kind, address, error, text, has_loops: bool) -> None
     works(gpu, count)
 
 
+def test_a_device_is_forgotten_with_its_memory() -> None:
+    import gc
+    import weakref
+
+    gpu = weft.Device("h100", threads=2)
+    works(gpu, load_handmade(gpu, ".param .u64 counter", COUNT))
+    works(gpu, load_handmade(gpu, ".param .u64 counter", COUNT, has_loops=False))
+    arena = weakref.ref(gpu.arena)
+    del gpu
+    gc.collect()
+    assert arena() is None
+
+
 # ---------------------------------------------------------------- symbols
 VARIABLES = """
 .visible .global .align 4 .u32 counter = 7;

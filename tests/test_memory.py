@@ -381,6 +381,21 @@ def test_registered_memory(gpu: weft.Device) -> None:
         gpu.register(gpu.zeros(3))
 
 
+def test_registering_a_view_of_device_memory(gpu: weft.Device) -> None:
+    x = gpu.zeros(10, np.int32)
+    y = gpu.from_dlpack(x[2:5])
+    assert y.ptr == x.ptr + 8
+    address = x.ptr
+    del x
+    gc.collect()
+    gpu.arena.collect()
+    assert gpu.arena.ranges.find(address) == (address, address + 40), "the view must keep the memory"
+    del y
+    gc.collect()
+    gpu.arena.collect()
+    assert gpu.arena.ranges.find(address) is None
+
+
 def test_memory_info(gpu: weft.Device) -> None:
     gc.collect()
     free, total = gpu.memory_info()

@@ -132,16 +132,19 @@ INTEGER = (
     "shl.b16 {H}, {h}, {vi};", "max.s16 {H}, {h}, {h};", "mov.b32 <{H}, %x0>, {v};", "xor.b16 {H}, {h}, {h};",
     "shr.s16 {H}, {h}, {vi};", "mul.wide.s16 {V}, {h}, {h};",
 )  # fmt: skip
+# Instructions may give any NaN (isa/floating.py), so a NaN result is replaced by one of our own: `?f32` behind a template.
 FLOAT = (
-    "add.f32 {F}, {f}, {fi};", "sub.f32 {F}, {f}, {f};", "mul.f32 {F}, {f}, {fi};", "fma.rn.f32 {F}, {f}, {f}, {fi};",
-    "mul.rn.ftz.f32 {F}, {f}, {f};", "add.rz.f32 {F}, {f}, {f};", "fma.rm.f32 {F}, {f}, {f}, {f};",
-    "min.f32 {F}, {f}, {f};", "max.NaN.f32 {F}, {f}, {f};", "neg.f32 {F}, {f};", "abs.f32 {F}, {f};",
-    "div.rn.f32 {F}, {f}, {f};", "sqrt.rn.f32 {F}, {f};", "add.sat.f32 {F}, {f}, {f};", "copysign.f32 {F}, {f}, {f};",
-    "cvt.rn.f32.s32 {F}, {v};", "cvt.rn.f32.u32 {F}, {v};", "cvt.rzi.s32.f32 {V}, {f};", "cvt.rni.u32.f32 {V}, {f};",
-    "selp.f32 {F}, {f}, {f}, {p};", "mov.b32 {F}, {v};", "mov.b32 {V}, {f};", "cvt.f64.f32 {G}, {f};",
-    "cvt.rn.f32.f64 {F}, {g};", "add.f64 {G}, {g}, {g};", "mul.f64 {G}, {g}, {g};", "fma.rn.f64 {G}, {g}, {g}, {g};",
-    "cvt.rn.f64.s32 {G}, {v};", "cvt.rn.f16.f32 {H}, {f};", "cvt.f32.f16 {F}, {h};",
+    "add.f32 {F}, {f}, {fi};?f32", "sub.f32 {F}, {f}, {f};?f32", "mul.f32 {F}, {f}, {fi};?f32",
+    "fma.rn.f32 {F}, {f}, {f}, {fi};?f32", "mul.rn.ftz.f32 {F}, {f}, {f};?f32", "add.rz.f32 {F}, {f}, {f};?f32",
+    "fma.rm.f32 {F}, {f}, {f}, {f};?f32", "min.f32 {F}, {f}, {f};?f32", "max.NaN.f32 {F}, {f}, {f};?f32",
+    "neg.f32 {F}, {f};?f32", "abs.f32 {F}, {f};?f32", "div.rn.f32 {F}, {f}, {f};?f32", "sqrt.rn.f32 {F}, {f};?f32",
+    "add.sat.f32 {F}, {f}, {f};?f32", "copysign.f32 {F}, {f}, {f};?f32", "cvt.rn.f32.s32 {F}, {v};",
+    "cvt.rn.f32.u32 {F}, {v};", "cvt.rzi.s32.f32 {V}, {f};", "cvt.rni.u32.f32 {V}, {f};", "selp.f32 {F}, {f}, {f}, {p};",
+    "mov.b32 {F}, {v};?f32", "mov.b32 {V}, {f};", "cvt.f64.f32 {G}, {f};?f64", "cvt.rn.f32.f64 {F}, {g};?f32",
+    "add.f64 {G}, {g}, {g};?f64", "mul.f64 {G}, {g}, {g};?f64", "fma.rn.f64 {G}, {g}, {g}, {g};?f64",
+    "cvt.rn.f64.s32 {G}, {v};", "cvt.rn.f16.f32 {H}, {f};?f16", "cvt.f32.f16 {F}, {h};?f32",
 )  # fmt: skip
+OWN_NAN = {"f32": ("0f7FC00001", "f32"), "f64": ("0d7FF8000000000001", "f64"), "f16": ("0x7E01", "b16")}
 PREDICATE = (
     "setp.{cmp}.s32 {P}, {v}, {vi};", "setp.{cmpu}.u32 {P}, {v}, {vi};", "setp.{cmpf}.f32 {P}, {f}, {f};",
     "setp.{cmp}.s64 {P}, {w}, {w};", "setp.{cmp}.s16 {P}, {h}, {h};", "setp.{cmp}.and.s32 {P}, {v}, {v}, {p};",
@@ -205,7 +208,12 @@ class Generator:
                 return str(value - (1 << 32) if kind == "v" and value >> 31 and self.rng.random() < 0.5 else value)
             return self.variable(kind)
 
+        template, _, nan = template.partition("?")
         text = re.sub(r"\{(\w+)\}", slot, template)
+        if nan:
+            target = text.split()[1].rstrip(",")
+            pattern, type_ = OWN_NAN[nan]
+            text += f"~setp.nan.{nan} %q2, {target}, {target};~selp.{type_} {target}, {pattern}, {target}, %q2;"
         return tuple(text.replace("<", "{").replace(">", "}").split("~"))
 
     def straight(self) -> Line:
@@ -354,7 +362,7 @@ class Generator:
         made = []
         for number in range(self.rng.randrange(1, 3)):
             registers = self.rng.random() < 0.5
-            recursive = self.rng.random() < 0.3
+            recursive = not registers and self.rng.random() < 0.4
             head = (f".func (.reg .b32 %res) fun{number}(.reg .b32 %a, .reg .b32 %b)" if registers else
                     f".func (.param .b32 res) fun{number}(.param .b32 pa, .param .b32 pb)")  # fmt: skip
             lines = ["{", ".reg .b32 %y<4>;", ".reg .pred %z;"]

@@ -1160,16 +1160,26 @@ class Builder:
         return self._float_to_int("fptoui", fmt, x, bits)
 
     def _float_to_int(self, name: str, fmt: str, x: Value, bits: int) -> Value:
-        ty = FLOAT_TYPE[fmt]
-
-        def write(n, T):
-            source, target = T(ty), T(f"i{bits}")
-            lanes = "" if source == ty else f"v{self.chunk}"
-            full = f"@llvm.{name}.sat.{lanes}i{bits}.{lanes}{fmt}"
-            self.declare(f"declare {target} {full}({source})")
-            return f"call {target} {full}({source} {n[0]})"
-
-        return self.elementwise([(x, ty)], bits, f"i{bits}", write)
+        # LLVM takes llvm.fptosi.sat apart lane by lane; the plain conversion is a vector instruction, but undefined
+        # outside the range, so what is outside is kept from it.
+        ty, signed = FLOAT_TYPE[fmt], name == "fptosi"
+        beyond = bits - signed
+        sign, exponent = (1 << 31, (127 + beyond) << 23) if fmt == "f32" else (1 << 63, (1023 + beyond) << 52)
+        width = FLOAT_BITS[fmt]
+        zero, high = self.const(0, width), self.const(exponent, width)
+        if signed:
+            inside = self.fcmp("olt", fmt, self.fabs(fmt, x), high)
+        else:
+            inside = self.and_(self.fcmp("ogt", fmt, x, zero), self.fcmp("olt", fmt, x, high))
+        kept = self.select(inside, x, zero)
+        result = self.elementwise(
+            [(kept, ty)], bits, f"i{bits}", lambda n, T: f"{name} {T(ty)} {n[0]} to {T(f'i{bits}')}"
+        )
+        result = self.select(self.fcmp("oge", fmt, x, high), self.const(mask_of(beyond), bits), result)
+        if signed:
+            low = self.const(exponent | sign, width)
+            result = self.select(self.fcmp("ole", fmt, x, low), self.const(1 << beyond, bits), result)
+        return result
 
     def ftz(self, x: Value) -> Value:
         """Subnormal f32 values become zero of the same sign."""

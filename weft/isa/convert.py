@@ -64,7 +64,13 @@ def emit_read(b, m: Match, fmt: str, x):
 
 
 # ---------------------------------------------------------------- integer to integer
-@instruction("cvt{.sat}.dtype.atype d, a", dtype=INTEGERS, atype=INTEGERS, pipe="alu", section=SECTION)
+def saturates(m: Match) -> str:
+    """A `where`: .sat is for destinations that cannot hold every source."""
+    (low, high), (lowest, highest) = number_range(m.atype), number_range(m.dtype)
+    return ".sat has nothing to do" if m.sat and lowest <= low and high <= highest else ""
+
+
+@instruction("cvt{.sat}.dtype.atype d, a", dtype=INTEGERS, atype=INTEGERS, pipe="alu", section=SECTION, where=saturates)
 class IntegerToInteger:
     """Wraps, or with .sat keeps to the destination's range."""
 
@@ -211,7 +217,9 @@ CLAMPED = {**TO_FLOAT, "frnd": ("rn", "rz"), "sm": 80, "ptx": "7.0"}
 @instruction("cvt{.frnd}{.ftz}{.sat}.dtype.atype d, a", dtype=FLOATS, atype=FLOATS, where=needs_rounding, **FLOAT_FLOAT)
 @instruction("cvt.frnd{.ftz}.dtype.atype d, a", dtype=("bf16",), atype=("f32",), sm=80, ptx="7.0", **TO_FLOAT)
 @instruction("cvt.frnd.dtype.atype d, a", dtype=("bf16",), atype=("f64",), sm=90, ptx="7.8", **TO_FLOAT)
-@instruction("cvt{.frnd}.dtype.atype d, a", dtype=("bf16",), atype=("f16", "bf16"), sm=90, ptx="7.8", **TO_FLOAT)
+@instruction("cvt{.frnd}.dtype.atype d, a", dtype=("bf16",), atype=("f16",), sm=90, ptx="7.8", **TO_FLOAT)
+@instruction("cvt.dtype.atype d, a", dtype=("bf16",), atype=("bf16",), pipe="xu", sm=90, ptx="7.8", section=SECTION,
+             tolerance=ANY_NAN)  # fmt: skip
 @instruction("cvt{.frnd}{.ftz}.dtype.atype d, a", dtype=("f32",), atype=("bf16",), sm=80, ptx="7.1", **TO_FLOAT)
 @instruction("cvt{.frnd}.dtype.atype d, a", dtype=("f16", "f64"), atype=("bf16",), sm=90, ptx="7.8", **TO_FLOAT)
 @instruction("cvt.frnd.relu{.satfinite}.dtype.atype d, a", dtype=("f16", "bf16"), atype=("f32",), **CLAMPED)
@@ -224,7 +232,7 @@ class FloatToFloat:
         source, target = m.atype.name, m.dtype.name
         exact = read_float(m, source, a)
         clamps = {name: bool(m.get(name)) for name in ("sat", "relu", "satfinite")}
-        return rounding.pack(target, exact, m.frnd or "rn", ftz=bool(m.get("ftz")) and target == "f32", **clamps)
+        return rounding.pack(target, exact, m.get("frnd") or "rn", ftz=bool(m.get("ftz")) and target == "f32", **clamps)
 
     @staticmethod
     def emit(b, m: Match, x):
@@ -233,7 +241,7 @@ class FloatToFloat:
         if source == target and not any(clamps.values()):
             return b.ftz(x) if m.get("ftz") else x
         wide, fmt = emit_read(b, m, source, x)
-        result = emit_narrow(b, wide, fmt, target, m.frnd or "rn", **clamps)
+        result = emit_narrow(b, wide, fmt, target, m.get("frnd") or "rn", **clamps)
         return b.ftz(result) if m.get("ftz") and target == "f32" else result
 
 
@@ -302,13 +310,15 @@ TO_TF32 = {"operands": {"d": "tf32", "a": "f32"}, "pipe": "alu", "section": SECT
 
 
 @instruction("cvt.rnd{.satfinite}.tf32.f32 d, a", rnd=("rna",), sm=80, ptx="7.0", **TO_TF32)
-@instruction("cvt.rnd{.satfinite}{.relu}.tf32.f32 d, a", rnd=("rn", "rz"), sm=90, ptx="7.8", **TO_TF32)
+@instruction("cvt.rnd{.relu}.tf32.f32 d, a", rnd=("rn", "rz"), sm=90, ptx="7.8", **TO_TF32)
+@instruction("cvt.rnd.satfinite{.relu}.tf32.f32 d, a", rnd=("rn", "rz"), sm=100, ptx="8.6", **TO_TF32)
 class FloatToTf32:
     """f32 cut to 10 fraction bits, kept in place; the rest is zero."""
 
     @staticmethod
     def reference(m: Match, a: int) -> int:
-        return rounding.pack("tf32", rounding.unpack("f32", a), m.rnd, relu=bool(m.get("relu")), satfinite=m.satfinite)
+        clamps = {name: bool(m.get(name)) for name in ("relu", "satfinite")}
+        return rounding.pack("tf32", rounding.unpack("f32", a), m.rnd, **clamps)
 
     @staticmethod
     def emit(b, m: Match, x):
@@ -322,7 +332,7 @@ class FloatToTf32:
             odd = b.and_(b.lshr(x, b.const(13, 32)), b.const(1, 32))
             rounded = b.add(b.add(x, b.const(0xFFF, 32)), odd)
         rounded = b.and_(rounded, kept)
-        if m.satfinite:
+        if m.get("satfinite"):
             infinite = b.icmp("eq", b.fabs("f32", rounded), b.const(FORMATS["tf32"].infinity, 32))
             rounded = b.select(infinite, b.sub(rounded, b.const(1 << 13, 32)), rounded)
         return b.select(b.fcmp("uno", "f32", x, x), b.const(FORMATS["tf32"].canonical_nan, 32), rounded)
@@ -416,7 +426,7 @@ class PairToSmallPair:
 @instruction("cvt.rn{.relu}.dtype.atype d, a", dtype=("f16x2",), atype=BELOW,
              operands={"a": small_type("atype")}, sm=100, ptx="8.6", **BETWEEN_PAIRS)  # fmt: skip
 @instruction("cvt.rn{.relu}{.satfinite}.dtype.atype d, a", dtype=("bf16x2",), atype=EIGHT_BITS + BELOW,
-             operands={"a": small_type("atype")}, sm=100, ptx="9.1", **BETWEEN_PAIRS)  # fmt: skip
+             operands={"a": small_type("atype")}, sm=100, ptx="9.2", **BETWEEN_PAIRS)  # fmt: skip
 class SmallPairToPair:
     """A pair of codes to a pair of f16 or bf16, exactly."""
 

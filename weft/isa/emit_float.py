@@ -86,9 +86,13 @@ def finish(b, fmt: str, x, ftz: bool = False, sat: bool = False, relu: bool = Fa
 def two_sum(b, fmt: str, x, y):
     """(s, e): s = x + y rounded, and e its exact error (NaN once s overflows). Knuth, TAOCP vol. 2, 4.2.2."""
     s = b.fadd(fmt, x, y)
+    return s, sum_error(b, fmt, x, y, s)
+
+
+def sum_error(b, fmt: str, x, y, s):
+    """The exact error of s = x + y rounded to nearest."""
     part = b.fsub(fmt, s, x)
-    e = b.fadd(fmt, b.fsub(fmt, x, b.fsub(fmt, s, part)), b.fsub(fmt, y, part))
-    return s, e
+    return b.fadd(fmt, b.fsub(fmt, x, b.fsub(fmt, s, part)), b.fsub(fmt, y, part))
 
 
 def round_to_odd(b, fmt: str, s, e):
@@ -276,14 +280,17 @@ def widen(b, fmt: str, x):
 
 
 def fused_half(b, fmt: str, x, y, z, shape):
-    """x * y + z in f16 or bf16, rounded once; `shape` changes the f32 or f64 sum before it is narrowed."""
-    if fmt == "f16":
-        # The product is exact in f32, and no f16 operand is far from the others: only the sum is rounded.
-        s, e = two_sum(b, "f32", b.fmul("f32", widen(b, fmt, x), widen(b, fmt, y)), widen(b, fmt, z))
-        return b.fptrunc(shape("f32", round_to_odd(b, "f32", s, e)), "f32", fmt)
-    wide = [b.fpext(value, fmt, "f64") for value in (x, y, z)]
-    s, e = two_sum(b, "f64", b.fmul("f64", wide[0], wide[1]), wide[2])
-    return b.fptrunc(shape("f64", round_to_odd(b, "f64", s, e)), "f64", fmt)
+    """x * y + z in f16 or bf16, rounded once; `shape` changes the f32 sum before it is narrowed.
+
+    The product is exact in f32 and the f32 sum is rounded to odd, so that narrowing it is right. Two cases of bf16 need
+    a word. A product above f32's range leaves no error (NaN): a finite sum then has at most 15 bits and is exact. A
+    product with bits below 2^-149 is smaller than 2^-133, and its rounding could only matter if it gave 2^-134, half of
+    the smallest bf16, without being it: that takes 16 ones, and 65535 is no product of two 8-bit numbers.
+    """
+    u, v, w = (widen(b, fmt, value) for value in (x, y, z))
+    product = b.fmul("f32", u, v)
+    s = b.fma("f32", u, v, w)
+    return b.fptrunc(shape(round_to_odd(b, "f32", s, sum_error(b, "f32", product, w, s))), "f32", fmt)
 
 
 # ---------------------------------------------------------------- minimum and maximum

@@ -162,8 +162,8 @@ class WordArithmetic:
 @instruction("sub{.rnd}.type d, a, b", section="9.7.4.2", **BF16)
 @instruction("mul{.rnd}{.ftz}{.sat}.type d, a, b", section="9.7.4.3", **F16)
 @instruction("mul{.rnd}.type d, a, b", section="9.7.4.3", **BF16)
-@instruction("fma.rnd{.ftz}{.sat}{.relu}.type d, a, b, c", section="9.7.4.4",
-             where=lambda m: ".relu excludes .sat" if m.sat and m.relu else "", **F16)  # fmt: skip
+@instruction("fma.rnd{.ftz}{.sat}.type d, a, b, c", section="9.7.4.4", **F16)
+@instruction("fma.rnd{.ftz}.relu.type d, a, b, c", section="9.7.4.4", **{**F16, "sm": 80, "ptx": "7.0"})
 @instruction("fma.rnd{.relu}.type d, a, b, c", section="9.7.4.4", **{**BF16, "sm": 80, "ptx": "7.0"})
 class HalfArithmetic:
     """f16 and bf16, alone and in pairs: round to nearest.
@@ -187,10 +187,10 @@ class HalfArithmetic:
     def emit(b, m: Match, *sources):
         fmt = format_of(m.type)
 
-        def shape(wide: str, x):
+        def shape(x):
             if m.get("sat"):
-                x = ef.saturate(b, wide, x)
-            return ef.rectify(b, wide, x) if m.get("relu") else x
+                x = ef.saturate(b, "f32", x)
+            return ef.rectify(b, "f32", x) if m.get("relu") else x
 
         def one_lane(*lane):
             if m.get("ftz"):
@@ -199,7 +199,7 @@ class HalfArithmetic:
                 result = ef.fused_half(b, fmt, *lane, shape)
             else:
                 wide = [ef.widen(b, fmt, x) for x in lane]
-                total = shape("f32", emit_operation(b, m.entry.opcode, "f32", "rn", wide))
+                total = shape(emit_operation(b, m.entry.opcode, "f32", "rn", wide))
                 result = b.fptrunc(total, "f32", fmt)
             if m.get("ftz"):
                 result = ef.flush(b, fmt, result)

@@ -102,10 +102,6 @@ class Device:
         with self.lock:
             self.closed = True
 
-    def reset(self) -> None:
-        """Nothing survives a fault that would have to be reset; frees what nothing refers to."""
-        self.arena.collect()
-
     # ------------------------------------------------------------ memory
     def array(self, data: Any, dtype: Any = None) -> Array:
         """A copy of host data (anything np.asarray takes) or of a device array, contiguous in device memory.
@@ -185,7 +181,7 @@ class Device:
         if isinstance(value, Array):
             if value.device is not self:
                 raise InvalidDevicePointerError(
-                    f"invalid device pointer: {value!r} belongs to another device than {self.name}; gpu.array(x) copies it"
+                    f"invalid device pointer: {value!r} belongs to another device; gpu.array(x) copies it"
                 )
             value._check_live()
             return value.ptr

@@ -47,6 +47,7 @@ WORKSPACE_BYTES = 4096  # of the grid barrier in cooperative launches
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _LAUNCH_BYTES = ctypes.sizeof(abi.Launch)
 _grid_ids = itertools.count(1)
+_idents = itertools.count(1)
 
 
 def check_shape(chip: Chip, kernel: str, grid: Dim3, block: Dim3) -> None:
@@ -105,6 +106,7 @@ class PreparedLaunch:
         self._ready = False
         self._lock = self.device.lock
         self._packer = kernel.packer
+        self.ident = next(_idents)
         self.error: BaseException | None = None
         self.launch = abi.Launch()
         self.launch_address = ctypes.addressof(self.launch)
@@ -185,7 +187,8 @@ class PreparedLaunch:
 
     def _check_cooperative(self, compiled: CompiledKernel, shared: int) -> None:
         chip = self.device.chip
-        found = compute_occupancy(chip.capability, self.block.count, compiled.registers, shared, estimated=True)
+        registers = self.kernel.estimate_registers(compiled)
+        found = compute_occupancy(chip.capability, self.block.count, registers, shared, estimated=True)
         most = found.blocks_per_sm * chip.sm_count
         if self.grid.count > most:
             raise CooperativeLaunchError(
@@ -276,7 +279,7 @@ class PreparedLaunch:
             assert exceeded is not None, f"launch of {self.kernel.name} stopped without a reason"
             return make_timeout(self.kernel.name, exceeded)
         states = [direct_state(self.device), *(worker.state for worker in worker_pool().threads(self._worker_count))]
-        states = [state for state in states if state.job is self]
+        states = [state for state in states if state.bound == self.ident]
         fault: KernelFault = make_fault(self.launch.fault, self.compiled, self.grid, self.device.arena, states)
         for state in states:
             state.worker.resident = 0

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from weft.errors import CacheError, InvalidSymbolError, InvalidValueError, NoSuc
 from weft.ptx.module import Module, Param, Variable
 from weft.runtime.arguments import ArgumentPacker
 from weft.runtime.array import Array
+from weft.runtime.hostmemory import round_up
 from weft.runtime.launch import PreparedLaunch
 from weft.runtime.memory import ALIGNMENT, Allocation
 from weft.runtime.occupancy import Occupancy, compute_occupancy
@@ -203,7 +204,8 @@ class Program:
             from weft.codegen.compile import CompileOptions, compile_kernel
 
             options = CompileOptions(
-                target=self.device.target, small_grid=small_grid, cache=self.device.cache, ptx_key=self.key
+                target=self.device.target, small_grid=small_grid, cache=cast("ObjectCache", self.device.cache),
+                ptx_key=self.key,
             )
             found = self._compiled[key] = compile_kernel(lambda: self.module, name, block, options)
         return found
@@ -389,6 +391,15 @@ class Kernel:
         limit = self.device.chip.capability.shared_per_block_optin - static
         return limit if self.max_dynamic_shared_bytes is None else min(limit, self.max_dynamic_shared_bytes)
 
+    def estimate_registers(self, compiled: CompiledKernel) -> int:
+        """Registers per thread, cut off where ptxas would spill: at .maxnreg, at what a thread may have, and at what
+        lets one block fit."""
+        limits = self.device.chip.capability
+        warps = round_up(compiled.warps, limits.warp_unit)
+        fitting = limits.registers_per_sm // (warps * limits.warp_size) // 8 * 8
+        declared = self.directives.get("maxnreg", (limits.max_registers_per_thread,))[0]
+        return min(compiled.registers, declared, fitting, limits.max_registers_per_thread)
+
     def _some_block(self) -> Dim3:
         if "reqntid" in self.directives:
             return Dim3(*self.directives["reqntid"])
@@ -412,7 +423,7 @@ class Kernel:
             "constSizeBytes": sum(v.size for v in self.program.info.variables.values() if v.space == "const"),
             "localSizeBytes": compiled.local_bytes,
             "maxThreadsPerBlock": most,
-            "numRegs": compiled.registers,
+            "numRegs": self.estimate_registers(compiled),
             "ptxVersion": 10 * major + minor,
             "binaryVersion": 10 * limits.version[0] + limits.version[1],
             "maxDynamicSharedSizeBytes": self.dynamic_shared_limit(compiled.static_shared_bytes),
@@ -425,5 +436,5 @@ class Kernel:
         compiled = self.compile(shape)
         shared = compiled.static_shared_bytes + shared_bytes
         return compute_occupancy(
-            self.device.chip.capability, shape.count, compiled.registers, shared, estimated=True
+            self.device.chip.capability, shape.count, self.estimate_registers(compiled), shared, estimated=True
         )

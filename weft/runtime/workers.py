@@ -2,7 +2,8 @@
 
 Threads are made once and wait between launches. A job handed to them has: `launch` (abi.Launch), `launch_address`,
 `run` (weft_run as a ctypes function), `stride` and `first_capacity` (block memories: bytes each, how many to begin
-with), `max_blocks` (how many can ever be needed), `slot_count`, and `error`, which takes an exception.
+with), `max_blocks` (how many can ever be needed), `slot_count`, `ident` (a number of its own), and `error`, which takes
+an exception.
 """
 
 from __future__ import annotations
@@ -69,12 +70,12 @@ class WorkerState:
         self._slots_address = 0
         self._space: Reservation | None = None
         self._high = 0  # bytes of block memory that may have been touched
-        self.job: Any = None
+        self.bound = 0  # ident of the job that the state is fitted to
         self.thread = 0  # whose stack worker.stack_limit is of, where that changes
 
     def bind(self, job: Any) -> None:
         """Fits the state to a job. Raises OutOfMemoryError when the host has no room for its blocks."""
-        self.job = None
+        self.bound = 0
         worker = self.worker
         size = 16 * max(1, job.slot_count)
         if size > len(self._slots):
@@ -95,7 +96,7 @@ class WorkerState:
         worker.block_stride = job.stride
         worker.capacity = 0
         self._grant(min(job.first_capacity, self._space.size // job.stride))
-        self.job = job
+        self.bound = job.ident
 
     def _grant(self, capacity: int) -> None:
         added = (capacity - self.worker.capacity) * self.worker.block_stride
@@ -123,7 +124,7 @@ class WorkerState:
     def execute(self, job: Any) -> None:
         """Runs blocks until none is left or the launch is stopped. An exception ends up in job.error."""
         try:
-            if self.job is not job:
+            if self.bound != job.ident:
                 self.bind(job)
             worker = self.worker
             if self._slot_bytes:

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from weft.errors import CompileError
@@ -53,10 +53,15 @@ class Clang:
             raise CompileError(f"architecture: found {arch!r}, expected sm_NN such as sm_90 or sm_90a")
         arguments = [
             self.path, "-x", "cuda", "--cuda-device-only", "-nocudainc", "-nocudalib", "-nostdlibinc",
-            f"--cuda-gpu-arch={arch}", f"-std={std}", "-O3", "-S", "-o", "-", "-ffp-contract=fast",
+            f"--cuda-gpu-arch={arch}", f"-std={std}", "-O3", "-S", "-o", "-",
             "-Wno-unknown-cuda-version", "-fno-color-diagnostics", "-fno-verbose-asm", "-fdiagnostics-absolute-paths",
-            *options,
+            *(option for option in options if not option.startswith("-ffp-contract=")),
         ]  # fmt: skip
+        # As nvcc does, products and sums are fused unless the user says otherwise; but not inside Weft's own mathematical
+        # functions, which switch it off with a pragma, so pragmas must count and the header must know what to go back to.
+        contraction = next((o.partition("=")[2] for o in reversed(options) if o.startswith("-ffp-contract=")), "fast")
+        mode = "fast-honor-pragmas" if contraction == "fast" else contraction
+        arguments += ["-Xclang", f"-ffp-contract={mode}", f"-D__WEFT_CONTRACT__={contraction}"]
         arguments += [f"-isystem{folder}" for folder in self.include_dirs()]
         arguments += ["-include", str(CLANG_HEADERS / "weft_device.cuh")]
         with tempfile.TemporaryDirectory(prefix="weft-clang-") as scratch:
@@ -97,7 +102,7 @@ def find_clang(environment: Mapping[str, str]) -> Clang | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def probe_clang(executable: str) -> Clang | None:
     """Asks an executable for its version; None when it is not clang."""
     try:

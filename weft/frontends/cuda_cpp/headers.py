@@ -2,8 +2,8 @@
 
 A cached compilation is only good while its headers are what they were. Headers below the user's own folders are read
 and hashed, following every #include without regard to #if, so the set is at least what the compiler sees. Folders that
-belong to the compiler (NVIDIA's wheels, Weft's own headers) are stamped by their folders' modification times, which
-change when a package is installed.
+belong to the compiler (NVIDIA's wheels, Weft's own headers) are stamped by sizes and modification times of what lies
+directly in them, which change when a package is installed.
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ def include_fingerprint(source: str, folder: Path, include_dirs: Sequence[str | 
 
 
 def folder_stamp(folders: Sequence[str | Path]) -> str:
-    """Path and modification time (ns) of each folder and of the folders directly in it."""
+    """Path, size and modification time (ns) of each folder and of what lies directly in it."""
     lines = []
     for folder in map(Path, folders):
         if not folder.is_dir():
             lines.append(f"{folder} absent")
             continue
-        for path in (folder, *sorted(item for item in folder.iterdir() if item.is_dir())):
-            lines.append(f"{path} {path.stat().st_mtime_ns}")
+        for path in (folder, *sorted(folder.iterdir())):
+            status = path.stat()
+            lines.append(f"{path} {status.st_size} {status.st_mtime_ns}")
     return "\n".join(lines)

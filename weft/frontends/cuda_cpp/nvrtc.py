@@ -9,7 +9,7 @@ import ctypes
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from weft.errors import CompileError
 from weft.frontends.cuda_cpp.toolkit import NVRTC_SHIMS, Toolkit
@@ -124,7 +124,7 @@ class Nvrtc:
             raise CompileError(f"NVRTC: {self._library.nvrtcGetErrorString(status).decode()}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_nvrtc(toolkit: Toolkit) -> Nvrtc:
     """The library of `toolkit`, loaded once per process."""
     return Nvrtc(toolkit)

@@ -13,6 +13,13 @@
 #include "weft_integer.cuh"
 #include "weft_warp.cuh"
 #include "weft_atomic.cuh"
+// The mathematical functions say themselves where to fuse. Afterwards the user's choice holds again.
+#pragma clang fp contract(off)
 #include "weft_math.cuh"
 #include "weft_math_double.cuh"
 #include "weft_math_overloads.cuh"
+#define __WEFT_PRAGMA(x) _Pragma(#x)
+#define __WEFT_SET_CONTRACT(mode) __WEFT_PRAGMA(clang fp contract(mode))
+__WEFT_SET_CONTRACT(__WEFT_CONTRACT__)
+#undef __WEFT_SET_CONTRACT
+#undef __WEFT_PRAGMA

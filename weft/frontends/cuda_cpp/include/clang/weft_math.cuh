@@ -420,6 +420,7 @@ __WEFT__ float __weft_sin_quadrant(float r, int q) {
     return q & 2 ? -v : v;
 }
 __WEFT__ float sinf(float x) {
+    if (x == 0.0f) return x;
     int q;
     float r = __weft_reduce(x, &q);
     return __weft_sin_quadrant(r, q);
@@ -432,7 +433,7 @@ __WEFT__ float cosf(float x) {
 __WEFT__ void sincosf(float x, float *s, float *c) {
     int q;
     float r = __weft_reduce(x, &q);
-    *s = __weft_sin_quadrant(r, q);
+    *s = x == 0.0f ? x : __weft_sin_quadrant(r, q);
     *c = __weft_sin_quadrant(r, q + 1);
 }
 __WEFT__ float tanf(float x) {
@@ -516,6 +517,7 @@ __WEFT__ float coshf(float x) {
 }
 __WEFT__ float tanhf(float x) {
     float a = fabsf(x), z = x * x;
+    if (x == 0.0f) return x;
     if (a < 0.55f) return fmaf(x * z, __weft_poly(z, -0x1.825866p-8f, 0x1.54b8aap-6f, -0x1.b898e0p-5f, 0x1.1109aep-3f, -0x1.55553ep-2f), x);
     if (x != x) return x + x;
     return copysignf(1.0f - 2.0f / (expf(a + a) + 1.0f), x);

@@ -160,8 +160,9 @@ __WEFT__ double __weft_scale(double v, int n) {  // v * 2^n, -2100 < n < 2040
     int half = n >> 1;
     return v * __weft_power(half) * __weft_power(n - half);
 }
-// e^(r + low), |r| <= ln2/2
-__WEFT__ double __weft_exp_poly(double r, double low) {
+// e^(x + rest), |x| <= ln2/2
+__WEFT__ double __weft_exp_poly(double x, double rest) {
+    double r = x + rest, low = rest - (r - x);
     // (e^r - 1 - r) / r^2
     double p = __weft_poly(r, 0x1.af683e37b6ad6p-26, 0x1.2894f6ad6654bp-22, 0x1.71ddf3fba2996p-19, 0x1.a019b62079448p-16,
                            0x1.a01a01b104d90p-13, 0x1.6c16c1794e93cp-10, 0x1.111111110f5f5p-7, 0x1.5555555553b6bp-5,
@@ -403,6 +404,7 @@ __WEFT__ double __weft_sin_quadrant(double r, int q) {
     return q & 2 ? -v : v;
 }
 __WEFT_LONG__ double sin(double x) {
+    if (x == 0.0) return x;
     int q;
     double r = __weft_reduce(x, &q);
     return __weft_sin_quadrant(r, q);
@@ -415,7 +417,7 @@ __WEFT_LONG__ double cos(double x) {
 __WEFT_LONG__ void sincos(double x, double *s, double *c) {
     int q;
     double r = __weft_reduce(x, &q);
-    *s = __weft_sin_quadrant(r, q);
+    *s = x == 0.0 ? x : __weft_sin_quadrant(r, q);
     *c = __weft_sin_quadrant(r, q + 1);
 }
 __WEFT_LONG__ double tan(double x) {
@@ -512,8 +514,14 @@ __WEFT_LONG__ double tanh(double x) {
     double a = fabs(x);
     if (x != x || x == 0.0) return x + x;
     if (a > 22.0) return copysign(1.0, x);
-    double t = expm1(2.0 * a);
-    return copysign(a < 0.5 ? t / (t + 2.0) : 1.0 - 2.0 / (t + 2.0), x);
+    if (a < 0.55) {
+        double z = x * x;
+        double p = __weft_poly(z, 0x1.023aa450259a9p-17, -0x1.1875686eb2907p-15, 0x1.8bbd75a9ecb6fp-14, -0x1.f3f32ce1595e3p-13,
+                               0x1.354536b4b38c7p-11, -0x1.7da22b60c1d3ep-10, 0x1.d6d3c38293abbp-9, -0x1.226e352fed351p-7,
+                               0x1.664f488201e07p-6, -0x1.ba1ba1ba1a0b1p-5, 0x1.1111111111106p-3, -0x1.5555555555555p-2);
+        return fma(x * z, p, x);
+    }
+    return copysign(1.0 - 2.0 / (exp(2.0 * a) + 1.0), x);
 }
 __WEFT_LONG__ double asinh(double x) {
     double a = fabs(x);
