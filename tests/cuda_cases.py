@@ -75,7 +75,13 @@ def run_case(case: Case, compiler: str) -> None:
         expected = np.asarray(wanted.get(index, item))
         assert found.shape == item.shape
         assert index not in wanted or expected.shape == item.shape, (expected.shape, item.shape)
-        compare(found, expected, case.rtol if index in wanted else 0, case.atol if index in wanted else 0, f"argument {index}")
+        compare(
+            found,
+            expected,
+            case.rtol if index in wanted else 0,
+            case.atol if index in wanted else 0,
+            f"argument {index}",
+        )
 
 
 def compare(found: np.ndarray, expected: np.ndarray, rtol: float, atol: float, what: str = "") -> None:
@@ -103,6 +109,10 @@ def zeros(*shape, dtype=np.float32):
     return np.zeros(shape, dtype)
 
 
+def int_zeros(*shape):
+    return np.zeros(shape, np.int32)
+
+
 def filled(value, *shape, dtype=np.int32):
     return np.full(shape, value, dtype)
 
@@ -128,14 +138,18 @@ def blocks_of(x, size):
 def truncated_division(a, b):
     """Quotient toward zero and its remainder, b without zeros; 64-bit Python integers inside."""
     a, b = a.astype(object), b.astype(object)
-    quotient = np.array([abs(int(p)) // abs(int(q)) * (1 if (p < 0) == (q < 0) else -1) for p, q in zip(a, b)], dtype=object)
+    quotient = np.array(
+        [abs(int(p)) // abs(int(q)) * (1 if (p < 0) == (q < 0) else -1) for p, q in zip(a, b)], dtype=object
+    )
     return quotient, a - quotient * b
 
 
 def wrap(values, dtype):
     """Python integers reduced to the width of `dtype`."""
     bits = np.dtype(dtype).itemsize * 8
-    unsigned = np.array([int(v) & ((1 << bits) - 1) for v in np.asarray(values, dtype=object).ravel()], dtype=f"u{bits // 8}")
+    unsigned = np.array(
+        [int(v) & ((1 << bits) - 1) for v in np.asarray(values, dtype=object).ravel()], dtype=f"u{bits // 8}"
+    )
     return unsigned.view(dtype)
 
 

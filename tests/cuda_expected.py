@@ -1,5 +1,5 @@
-"""What the kernels of tests/cuda should compute, in NumPy or plain Python: one function per kernel whose result needs more
-than a line. Each takes the kernel's arguments and returns the arrays after the launch, by argument index."""
+"""What the kernels of tests/cuda should compute, in NumPy or plain Python: one function per kernel whose result needs
+more than a line. Each takes the kernel's arguments and returns the arrays after the launch, by argument index."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import zlib
 
 import numpy as np
-from cuda_cases import ints, normal, softmax64, truncated_division, wrap, zeros
+from cuda_cases import filled, int_zeros, ints, normal, softmax64, truncated_division, wrap, zeros
 
 f64 = np.float64
 
@@ -38,7 +38,7 @@ def black_scholes(n, spot, strike, years, rate, volatility, call):
 
 def lookback_inputs(rng):
     n = 128 * 40 - 9
-    return [n, ints(rng, -50, 50, n), zeros(n, dtype=np.int32), zeros(40, dtype=np.uint64), zeros(1, dtype=np.int32)]
+    return [n, ints(rng, -50, 50, n), int_zeros(n), zeros(40, dtype=np.uint64), int_zeros(1)]
 
 
 def lookback(n, x, out, status, ticket):
@@ -66,7 +66,12 @@ def heat(nx, ny, k, u, v):
 def jacobi(n, u, v):
     new = v.copy()
     new[1:-1, 1:-1, 1:-1] = (
-        u[1:-1, 1:-1, :-2] + u[1:-1, 1:-1, 2:] + u[1:-1, :-2, 1:-1] + u[1:-1, 2:, 1:-1] + u[:-2, 1:-1, 1:-1] + u[2:, 1:-1, 1:-1]
+        u[1:-1, 1:-1, :-2]
+        + u[1:-1, 1:-1, 2:]
+        + u[1:-1, :-2, 1:-1]
+        + u[1:-1, 2:, 1:-1]
+        + u[:-2, 1:-1, 1:-1]
+        + u[2:, 1:-1, 1:-1]
     ) / 6
     return {2: new}
 
@@ -74,7 +79,12 @@ def jacobi(n, u, v):
 def march(nx, ny, nz, u, v):
     c = u.astype(f64)
     around = (
-        c[1:-1, 1:-1, :-2] + c[1:-1, 1:-1, 2:] + c[1:-1, :-2, 1:-1] + c[1:-1, 2:, 1:-1] + c[:-2, 1:-1, 1:-1] + c[2:, 1:-1, 1:-1]
+        c[1:-1, 1:-1, :-2]
+        + c[1:-1, 1:-1, 2:]
+        + c[1:-1, :-2, 1:-1]
+        + c[1:-1, 2:, 1:-1]
+        + c[:-2, 1:-1, 1:-1]
+        + c[2:, 1:-1, 1:-1]
     )
     new = v.astype(f64)
     new[1:-1, 1:-1, 1:-1] = 0.4 * c[1:-1, 1:-1, 1:-1] + 0.1 * around
@@ -389,7 +399,7 @@ def number_inputs(rng):
     values = rng.integers(-99999, 99999, 200)
     words = [str(v).encode() for v in values]
     start = np.concatenate([[0], np.cumsum([len(w) for w in words])]).astype(np.int32)
-    return [200, start, np.frombuffer(b"".join(words), np.int8).copy(), zeros(200, dtype=np.int32)]
+    return [200, start, np.frombuffer(b"".join(words), np.int8).copy(), int_zeros(200)]
 
 
 def parse_numbers(count, start, text, out):
@@ -447,7 +457,8 @@ def count_bits(n, x, out):
         low = v & 0xFFFFFFFF
         rows.append([
             low.bit_count(), v.bit_count(), 32 - low.bit_length(), 64 - v.bit_length(),
-            (low & -low).bit_length(), (v & -v).bit_length(), int(f"{low:032b}"[::-1], 2), int(f"{v:064b}"[::-1], 2) >> 32,
+            (low & -low).bit_length(), (v & -v).bit_length(), int(f"{low:032b}"[::-1], 2),
+            int(f"{v:064b}"[::-1], 2) >> 32,
         ])  # fmt: skip
     return {2: wrap(rows, np.int32).reshape(-1, 8)}
 
@@ -506,8 +517,10 @@ def float_to_int(n, x, truncated, nearest, u, w):
         2: wrap(saturate(np.trunc(clean), -(2**31), 2**31 - 1), np.int32),
         3: wrap(saturate(np.rint(clean), -(2**31), 2**31 - 1), np.int32),
         4: wrap(saturate(np.trunc(clean), 0, 2**32 - 1), np.uint32),
-        5: wrap([-(2**63) if math.isnan(v) else t for v, t in zip(x, saturate(np.floor(clean), -(2**63), 2**63 - 1))],
-                np.int64),  # fmt: skip
+        5: wrap(
+            [-(2**63) if math.isnan(v) else t for v, t in zip(x, saturate(np.floor(clean), -(2**63), 2**63 - 1))],
+            np.int64,
+        ),  # fmt: skip
     }
 
 
@@ -583,7 +596,17 @@ def switches(n, x, y):
             out.append(old)
             continue
         quotient = int(v / 3)
-        table = {0: 17, 1: v * 3 + 5, 2: v + 5, 3: -v, 5: v ^ 0xFF, 6: v << 2, 7: quotient + (v - 3 * quotient), 8: v * v, 9: v - 1000}
+        table = {
+            0: 17,
+            1: v * 3 + 5,
+            2: v + 5,
+            3: -v,
+            5: v ^ 0xFF,
+            6: v << 2,
+            7: quotient + (v - 3 * quotient),
+            8: v * v,
+            9: v - 1000,
+        }
         out.append(table.get(key, 1))
     return {2: out}
 
@@ -716,9 +739,20 @@ def every_atomic(i, u, w, f, d):
     t = np.arange(256)
     ones64, wide64 = 2**64 - 1, [int(v) for v in w]
     return {
-        0: [i[0] + t.sum(), i[1] - t.sum(), min(i[2], -255), max(i[3], 255), i[4] & ~0xFF, -1, i[6] ^ np.bitwise_xor.reduce(t)],
+        0: [
+            i[0] + t.sum(),
+            i[1] - t.sum(),
+            min(i[2], -255),
+            max(i[3], 255),
+            i[4] & ~0xFF,
+            -1,
+            i[6] ^ np.bitwise_xor.reduce(t),
+        ],
         1: [int(u[0]) + 768, 256 % 10, (0 - 256) % 10, min(int(u[3]), 5), 255],
-        2: wrap([wide64[0] + 256 * 0x100000001, max(wide64[1], 255 << 33), min(wide64[2], 1 << 33), 0, ones64, wide64[5]], np.uint64),
+        2: wrap(
+            [wide64[0] + 256 * 0x100000001, max(wide64[1], 255 << 33), min(wide64[2], 1 << 33), 0, ones64, wide64[5]],
+            np.uint64,
+        ),
         3: f + 128,
         4: d + 64,
     }

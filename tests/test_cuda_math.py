@@ -187,7 +187,13 @@ def test_function(name, dtype, compiler):
             true = np.where(np.isinf(x), wide(np.inf), true)
         if name in ("rsqrt", "rcbrt"):
             true = np.where(x == 0, np.copysign(wide(np.inf), x.astype(wide)), true)
-    check(name, launch(compiler, f"{'f' if dtype == np.float32 else 'd'}_{name}", x), true, single if dtype == np.float32 else double, x)
+    check(
+        name,
+        launch(compiler, f"{'f' if dtype == np.float32 else 'd'}_{name}", x),
+        true,
+        single if dtype == np.float32 else double,
+        x,
+    )
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
@@ -248,8 +254,6 @@ def test_intrinsic(name, compiler):
         check(name, found, true, units, x)
 
 
-
-
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_directed_rounding(compiler):
     rng = np.random.default_rng(9)
@@ -283,7 +287,9 @@ def test_pieces(compiler):
     count, gpu = len(x), device()
     fraction, whole, part, scaled = (gpu.zeros(count, np.float64) for _ in range(4))
     exponent, kind = (gpu.zeros(count, np.int32) for _ in range(2))
-    kernels("mathematics.cu", compiler)["pieces"][3, 128](count, gpu.array(x), fraction, exponent, whole, part, scaled, kind)
+    kernels("mathematics.cu", compiler)["pieces"][3, 128](
+        count, gpu.array(x), fraction, exponent, whole, part, scaled, kind
+    )
     mantissa, power = np.frexp(x)
     np.testing.assert_array_equal(fraction.numpy(), mantissa)
     np.testing.assert_array_equal(exponent.numpy(), power)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 import struct
 
 import numpy as np
@@ -27,6 +28,7 @@ from weft.errors import PtxError, UnsupportedError
 from weft.isa import approximate, convert, floating
 from weft.isa.instruction import TABLE, Entry, Match, match
 from weft.isa.operands import Instruction, Register
+from weft.isa.rounding import is_nan
 
 MODULES = (floating, approximate, convert)
 TARGETS = {"host": Target.host(), "avx2": Target.host("avx2")}
@@ -237,6 +239,25 @@ def test_illegal_forms(text, sources):
 def test_refused_forms_say_what_to_do(text, sources):
     with pytest.raises(UnsupportedError, match="use"):
         matched(text, sources)
+
+
+@pytest.mark.parametrize("low, high", [(-137, -130), (-152, -137), (125, 131), (-4, 4)])
+def test_bf16_fma_at_the_edges_of_f32(low, high):
+    # Products around half of the smallest bf16, below f32's last bit and above its range; see emit_float.fused_half.
+    rng = random.Random(low)
+    rows = []
+    while len(rows) < 2000:
+        first = rng.randrange(1, 254)
+        second = rng.randint(low, high) - first + 254
+        if 0 < second < 255:
+            third = rng.choice((rng.randrange(0, 4), rng.randrange(250, 255), rng.randrange(0, 255)))
+            rows.append([rng.getrandbits(1) << 15 | e << 7 | rng.getrandbits(7) for e in (first, second, third)])
+    m = matched("fma.rn.bf16", 3)
+    b = ScalarBuilder(lanes=len(rows))
+    found = m.entry.emit(b, m, *(b.value(column, 16) for column in zip(*rows))).ints()
+    for row, result in zip(rows, found):
+        expected = m.entry.reference(m, *row)
+        assert result == expected or (is_nan("bf16", result) and is_nan("bf16", expected)), [hex(v) for v in row]
 
 
 # ---------------------------------------------------------------- errors of the approximate functions

@@ -847,18 +847,21 @@ def _decode_value(code: Code, m: Match, ins: Instruction) -> Callable[[Thread], 
     getters, setters = _decode_operands(code, m, ins)
     carry_in = "carry_in" in m.entry.effects
     carry_out = "carry_out" in m.entry.effects
+    # A form whose second destination was left out may compute it all the same: the rest is dropped.
     if len(setters) == 1 and not carry_in and not carry_out and None not in getters:
         write = setters[0]
         if len(getters) == 2:
             first, second = getters
 
             def run_binary(t: Thread) -> None:
-                write(t, reference(m, first(t), second(t)))
+                value = reference(m, first(t), second(t))
+                write(t, value[0] if type(value) is tuple else value)
 
             return run_binary
 
         def run_simple(t: Thread) -> None:
-            write(t, reference(m, *[get(t) for get in getters]))
+            value = reference(m, *[get(t) for get in getters])
+            write(t, value[0] if type(value) is tuple else value)
 
         return run_simple
 

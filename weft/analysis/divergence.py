@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from weft.analysis.flow import Flow
+from weft.analysis.flow import Block, Flow, Loop
 
 
 @dataclass(eq=False)
@@ -28,16 +28,20 @@ class Divergence:
     waiting: dict[int, int]  # block -> registers (bit set) that lanes waiting elsewhere still need
 
 
-def find_groups(flow: Flow, divergent: set[int], whole: bool, spin_headers: set[int]) -> Divergence:
+def find_groups(flow: Flow, divergent: set[int], whole: bool, spinning: list[Loop]) -> Divergence:
     """`divergent`: blocks that end in a branch on which lanes may differ. `whole`: the kernel starts with part of a
-    warp, so everything is one group. `spin_headers`: headers of loops that wait for other lanes or warps; their
-    lanes may wait there while later blocks run."""
+    warp, so everything is one group. `spinning`: loops that wait for other lanes or warps; their lanes may wait at the
+    header while later blocks run: a lane that has taken a lock must be able to release it behind the loop."""
+    spin_headers = {loop.header for loop in spinning}
+    stoppers = {b.index for b in flow.blocks if _needs_convergence(b)} if spinning else set()
     regions: list[set[int]] = []
     if whole:
         regions.append(set(flow.order))
     else:
         for b in sorted(divergent, key=flow.position.__getitem__):
             meet = flow.reconvergence[b]
+            if any(b in loop.blocks for loop in spinning):
+                meet = _later_meet(flow, meet, stoppers)
             region = flow.reachable(flow.blocks[b].successors, meet)
             if region:
                 regions.append(region)
@@ -51,6 +55,21 @@ def find_groups(flow: Flow, divergent: set[int], whole: bool, spin_headers: set[
     group_of = {b: g for g in groups for b in g.blocks}
     waiting = {b: _waiting(flow, g, b, divergent, spin_headers) for g in groups for b in g.blocks}
     return Divergence(groups, group_of, waiting)
+
+
+def _needs_convergence(block: Block) -> bool:
+    ops = block.ops if block.terminator is None else [*block.ops, block.terminator]
+    return any(op.match.entry.effects & {"barrier", "convergence"} for op in ops)
+
+
+def _later_meet(flow: Flow, meet: int, stoppers: set[int]) -> int:
+    """The furthest reconvergence point behind `meet` before which no instruction needs the lanes together."""
+    while meet != flow.exit and meet not in stoppers:
+        following = flow.reconvergence[meet]
+        if flow.reachable([meet], following) & stoppers:
+            break
+        meet = following
+    return meet
 
 
 def _exits(flow: Flow, region: set[int]) -> set[int]:

@@ -175,7 +175,10 @@ def _split(body: list, file: str, first_site: int) -> tuple[list[Block], dict[st
         if blocks[-1].ops or blocks[-1].terminator is not None or len(blocks) == 1:
             blocks.append(Block(len(blocks)))
 
+    spins = _may_spin(body, file)
     for site, item in enumerate(body, first_site):
+        if spins and not isinstance(item, Label) and item.opcode in _MEETING:
+            start()  # what comes before may have to run while other lanes spin
         if isinstance(item, Label):
             start()
             labels[item.name] = len(blocks) - 1
@@ -195,6 +198,14 @@ def _split(body: list, file: str, first_site: int) -> tuple[list[Block], dict[st
             continue
         _append(blocks, make_op(ins, site, file))
     return blocks, labels
+
+
+# Opcodes at which the lanes of a warp, or the warps of a block, come together.
+_MEETING = {"bar", "barrier", "shfl", "vote", "match", "redux", "elect", "activemask"}
+
+
+def _may_spin(body: list, file: str) -> bool:
+    return any(not isinstance(item, Label) and "spin" in match(item, file).entry.effects for item in body)
 
 
 _KINDS = {"brx": "switch", "ret": "exit", "exit": "exit", "trap": "trap", "bar": "suspend", "barrier": "suspend"}

@@ -228,7 +228,8 @@ class Lowering(WarpOps):
             self._regroup(divergent)
 
     def _regroup(self, divergent: set[int]) -> None:
-        self.divergence = find_groups(self.flow, divergent, self.partial, set(self.spinning))
+        spinning = [loop for loop in self.flow.loops if loop.header in self.spinning]
+        self.divergence = find_groups(self.flow, divergent, self.partial, spinning)
 
     def _branch_is_uniform(self, block: Block) -> bool:
         terminator = block.terminator
@@ -1061,12 +1062,19 @@ class Lowering(WarpOps):
         ty = self._mask_type()
         missing = None
         for c, (p, m) in enumerate(zip(self.live_slots, self.mask)):
-            absent = self.t(f"and {ty} {self._mask_word(p)}, {self._not_word(self._mask_out(m))}")
+            if group.exit in self.flow.to_barrier:
+                # lanes may have gone ahead to the group's exit, and would come to a barrier there
+                absent = self.t(f"and {ty} {self._mask_word(p)}, {self._not_word(self._mask_out(m))}")
+                for b in group.blocks:
+                    if b not in self.flow.to_barrier:
+                        waiting = self._mask_word(self.mask_slots[b][c])
+                        absent = self.t(f"and {ty} {absent}, {self._not_word(waiting)}")
+                missing = absent if missing is None else self.t(f"or {ty} {missing}, {absent}")
+                continue
             for b in group.blocks:
-                if b not in self.flow.to_barrier:
+                if b in self.flow.to_barrier:
                     waiting = self._mask_word(self.mask_slots[b][c])
-                    absent = self.t(f"and {ty} {absent}, {self._not_word(waiting)}")
-            missing = absent if missing is None else self.t(f"or {ty} {missing}, {absent}")
+                    missing = waiting if missing is None else self.t(f"or {ty} {missing}, {waiting}")
         wrong, fine = self.new_label("apart"), self.new_label("together")
         self.e(f"br i1 {self._any_word(missing)}, label %{wrong}, label %{fine}, !prof !5")
         self.label(wrong)

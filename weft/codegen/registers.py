@@ -53,7 +53,7 @@ class RegisterFile:
                 return old
             return self.builder.varying(("%dry",) * self.builder.chunks, value.bits)
         if old is None:
-            return value
+            return self._folded(value)
         if old.vec is not None:
             return old
         if shape_key(old) != shape_key(value):
@@ -82,6 +82,19 @@ class RegisterFile:
         new.base, new.table = "%dry", old.table
         new.lo, new.hi, new.nz = lo, hi, nz
         return new
+
+    def _folded(self, value: Value) -> Value:
+        """A form as it is stored: a constant offset is part of the base."""
+        if value.vec is not None or value.base is None and value.wide is None or value.bits == 1:
+            return value
+        form = Value(value.bits)
+        form.base, form.table, form.wide = "%dry", value.table, value.wide
+        if value.wide is None:
+            form.lo, form.hi, form.nz = _bounds(value)
+        else:
+            form.lo, form.hi = full_range(64)
+            form.nz = mask_of(64)
+        return form
 
     # ------------------------------------------------------------ storage
     def place(self, frame_registers: set[str]) -> None:

@@ -156,8 +156,8 @@ def exact_turns(pattern: int) -> float:
     angle = rounding.unpack("f32", pattern)
     if not angle.is_finite:
         return math.nan
-    turns = rounding.multiply(angle, rounding.from_float(TURNS_PER_RADIAN))
-    turns = rounding.to_float("f32", rounding.pack("f32", turns))
+    product = rounding.multiply(angle, rounding.from_float(TURNS_PER_RADIAN))
+    turns = rounding.to_float("f32", rounding.pack("f32", product))
     return math.remainder(turns, 1.0) or (turns if turns == 0 else 0.0)
 
 

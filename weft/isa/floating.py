@@ -194,7 +194,7 @@ class HalfArithmetic:
 
         def one_lane(*lane):
             if m.get("ftz"):
-                lane = [ef.flush(b, fmt, x) for x in lane]
+                lane = tuple(ef.flush(b, fmt, x) for x in lane)
             if m.entry.opcode == "fma":
                 result = ef.fused_half(b, fmt, *lane, shape)
             else:

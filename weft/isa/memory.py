@@ -11,8 +11,8 @@ from weft.isa.instruction import instruction
 from weft.isa.operands import Discard, Register, Vector
 from weft.types import TYPES, ScalarType
 
-LOAD_TYPES = ("b8", "b16", "b32", "b64", "b128", "u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f16", "bf16",
-              "f32", "f64")  # fmt: skip
+LOAD_TYPES = ("b8", "b16", "b32", "b64", "b128", "u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32",
+              "f64")  # fmt: skip
 SCOPES = ("cta", "cluster", "gpu", "sys")
 SPACES = {
     "global": "global", "shared": "shared", "shared::cta": "shared", "shared::cluster": "shared", "local": "local",
@@ -41,25 +41,44 @@ def extended(value: int, type_: ScalarType, bits: int) -> int:
     return value
 
 
-def _vector_matches(m) -> str:
+def _fits_access(m) -> str:
+    """Vectors are up to 16 bytes wide, in global memory up to 32; a scope goes with an order that has one."""
     count = int(m.vec[1]) if m.get("vec") else 1
-    limit = 256 if m.get("space") in (None, "global") else 128
-    if count * m.type.bits > limit:
-        return f"a vector of {count} x {m.type} is wider than {limit} bits"
+    wide = m.get("space") in (None, "global") and (count, m.type.bits) in ((8, 32), (4, 64))
+    if count * m.type.bits > 128 and not wide:
+        return f"a vector of {count} x {m.type} is wider than 128 bits"
+    if count == 8 and m.type.bits != 32:
+        return f".v8 needs a type of 32 bits, found {m.type}"
+    ordered = m.get("order") in ("relaxed", "acquire", "release")
+    if m.get("scope") and not ordered:
+        return f".{m.scope} needs .relaxed, .acquire or .release"
+    if ordered and not m.scope:
+        return f".{m.order} needs a scope: .cta, .cluster, .gpu or .sys"
+    if m.get("mmio") and m.order != "relaxed":
+        return ".mmio needs .relaxed"
+    if m.get("nc") and m.get("space") not in (None, "global"):
+        return f".nc is for global memory, found .{m.space}"
     return ""
 
 
-_LOAD_HINTS = {"cop": ("ca", "cg", "cs", "lu", "cv"), "evict": EVICTION, "evict2": L2_EVICTION, "size": PREFETCH_SIZES}
+_HINTS = "{.evict}{.evict2}{.L2::cache_hint}"
+_HINT_CHOICES = {"evict": EVICTION, "evict2": L2_EVICTION}
+_LOAD = {
+    "space": tuple(SPACES), "vec": VECTORS, "type": LOAD_TYPES, "size": PREFETCH_SIZES, "operands": {"e": "b64"},
+    "raw": True, "pipe": "lsu", "section": "9.7.9.8", "where": _fits_access, **_HINT_CHOICES,
+}  # fmt: skip
 
 
 @instruction(
-    "ld{.sem}{.volatile}{.mmio}{.scope}{.space}{.unified}{.nc}{.cop}{.evict}{.evict2}{.L2::cache_hint}{.size}{.vec}"
-    ".type d, [a]{, e}",
-    sem=("weak", "relaxed", "acquire"), scope=SCOPES, space=tuple(SPACES), vec=VECTORS, type=LOAD_TYPES, **_LOAD_HINTS,
-    operands={"e": "b64"}, raw=True, pipe="lsu", effects=("memory",), section="9.7.9.8", where=_vector_matches,
+    f"ld{{.weak}}{{.space}}{{.unified}}{{.nc}}{{.cop}}{_HINTS}{{.size}}{{.vec}}.type d, [a]{{, e}}",
+    cop=("ca", "cg", "cs", "lu"), effects=("memory",), **_LOAD,
+)  # fmt: skip
+@instruction(
+    f"ld.order{{.mmio}}{{.scope}}{{.space}}{_HINTS}{{.size}}{{.vec}}.type d, [a]{{, e}}",
+    order=("volatile", "relaxed", "acquire", "cv"), scope=SCOPES, effects=("memory", "spin"), **_LOAD,
 )  # fmt: skip
 class Load:
-    """ld: weak, volatile, relaxed and acquire loads; acquire and volatile ones may see what other warps do."""
+    """ld. Loads with an order, volatile ones and .cv (fetch again) may see what other threads do meanwhile."""
 
     @staticmethod
     def reference(t, m, ins):
@@ -78,10 +97,12 @@ class Load:
     def emit(b, m, ins):
         space = space_of(m)
         parts = elements(ins.operands[0])
-        if m.sem == "acquire":
+        order = m.get("order")
+        loaded = b.load(
+            space, b.address(ins.operands[1], space), m.type.bits, len(parts), volatile=order is not None
+        )
+        if order == "acquire":
             b.fence()
-        strong = m.volatile or m.mmio or m.sem in ("relaxed", "acquire")
-        loaded = b.load(space, b.address(ins.operands[1], space), m.type.bits, len(parts), volatile=strong)
         for part, value in zip(parts, loaded):
             if isinstance(part, Register) and m.type.signed:
                 value = b.sext(value, max(b.registers.bits[part.name], m.type.bits))
@@ -89,7 +110,7 @@ class Load:
 
 
 @instruction("ldu{.space}{.vec}.type d, [a]", space=("global",), vec=VECTORS, type=LOAD_TYPES, raw=True, pipe="lsu",
-             effects=("memory",), ptx="2.0", sm=20, section="9.7.9.11", where=_vector_matches)  # fmt: skip
+             effects=("memory",), ptx="2.0", sm=20, section="9.7.9.11", where=_fits_access)  # fmt: skip
 class LoadUniform:
     """ldu: a load whose address is the same in all lanes."""
 
@@ -113,11 +134,16 @@ class LoadUniform:
             b.write(part, value)
 
 
+_STORE = {
+    "space": tuple(SPACES), "vec": VECTORS, "type": LOAD_TYPES, "operands": {"e": "b64"}, "raw": True, "pipe": "lsu",
+    "effects": ("memory",), "section": "9.7.9.12", "where": _fits_access, **_HINT_CHOICES,
+}  # fmt: skip
+
+
+@instruction(f"st{{.weak}}{{.space}}{{.cop}}{_HINTS}{{.vec}}.type [a], b{{, e}}", cop=("wb", "cg", "cs", "wt"), **_STORE)
 @instruction(
-    "st{.sem}{.volatile}{.mmio}{.scope}{.space}{.cop}{.evict}{.evict2}{.L2::cache_hint}{.vec}.type [a], b{, e}",
-    sem=("weak", "relaxed", "release"), scope=SCOPES, space=tuple(SPACES), vec=VECTORS, type=LOAD_TYPES,
-    cop=("wb", "cg", "cs", "wt"), evict=EVICTION, evict2=L2_EVICTION, operands={"e": "b64"}, raw=True, pipe="lsu",
-    effects=("memory",), section="9.7.9.12", where=_vector_matches,
+    f"st.order{{.mmio}}{{.scope}}{{.space}}{_HINTS}{{.vec}}.type [a], b{{, e}}",
+    order=("volatile", "relaxed", "release"), scope=SCOPES, **_STORE,
 )  # fmt: skip
 class Store:
     """st: weak, volatile, relaxed and release stores."""
@@ -134,11 +160,11 @@ class Store:
     @staticmethod
     def emit(b, m, ins):
         space = space_of(m)
-        if m.sem == "release":
+        order = m.get("order")
+        if order == "release":
             b.fence()
         values = [b.read(part, m.type.bits, m.type) for part in elements(ins.operands[1])]
-        strong = m.volatile or m.mmio or m.sem in ("relaxed", "release")
-        b.store(space, b.address(ins.operands[0], space), values, volatile=strong)
+        b.store(space, b.address(ins.operands[0], space), values, volatile=order is not None)
 
 
 # ---------------------------------------------------------------- hints

@@ -373,7 +373,7 @@ def encode_ue8m0(exact: Exact, mode: str, satfinite: bool) -> int:
         return UE8M0_NAN
     if exact.is_infinite:
         return 0xFE if satfinite else UE8M0_NAN
-    value = abs(exact.value)
+    value = abs(Fraction(exact.value))
     lowest = Fraction(1, 1 << 127)
     if value <= lowest:
         return 0

@@ -57,8 +57,9 @@ class Clang:
             "-Wno-unknown-cuda-version", "-fno-color-diagnostics", "-fno-verbose-asm", "-fdiagnostics-absolute-paths",
             *(option for option in options if not option.startswith("-ffp-contract=")),
         ]  # fmt: skip
-        # As nvcc does, products and sums are fused unless the user says otherwise; but not inside Weft's own mathematical
-        # functions, which switch it off with a pragma, so pragmas must count and the header must know what to go back to.
+        # As nvcc does, products and sums are fused unless the user says otherwise; but not inside Weft's own
+        # mathematical functions, which switch it off with a pragma: pragmas must count, and the header must know what
+        # to go back to.
         contraction = next((o.partition("=")[2] for o in reversed(options) if o.startswith("-ffp-contract=")), "fast")
         mode = "fast-honor-pragmas" if contraction == "fast" else contraction
         arguments += ["-Xclang", f"-ffp-contract={mode}", f"-D__WEFT_CONTRACT__={contraction}"]
@@ -121,11 +122,14 @@ def _quoted(text: str) -> str:
 def _name_probes(expressions: Sequence[str]) -> str:
     """Variables whose initialisers are the addresses asked for: they instantiate templates, and the PTX tells their
     mangled names. A #line directive per probe lets an error be traced to its expression."""
-    return "".join(
-        f'#line 1 "{_PROBE}{index}"\n'
-        f'extern "C" __attribute__((device, used)) const void *{_PROBE}{index} = (const void *)&{expression.strip().removeprefix("&")};\n'
-        for index, expression in enumerate(expressions)
-    )
+    lines = []
+    for index, expression in enumerate(expressions):
+        target = expression.strip().removeprefix("&")
+        lines.append(f'#line 1 "{_PROBE}{index}"')
+        lines.append(
+            f'extern "C" __device__ __attribute__((used)) const void *{_PROBE}{index} = (const void *)&{target};'
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _refused_expression(log: str, expressions: Sequence[str]) -> str | None:
@@ -137,7 +141,8 @@ def _take_probes(ptx: str, expressions: Sequence[str]) -> tuple[str, dict[str, s
     """PTX without the probes, and the mangled name of each expression."""
     names = {}
     pattern = re.compile(
-        rf"^\.visible \.global [^\n]*\b{_PROBE}(\d+)(?:\[\d+\])?[ \t]*=[ \t]*(?:generic\()?([\w$]+)\)?[^\n]*;[ \t]*\n", re.MULTILINE
+        rf"^\.visible \.global [^\n]*\b{_PROBE}(\d+)(?:\[\d+\])?[ \t]*=[ \t]*(?:generic\()?([\w$]+)\)?[^\n]*;[ \t]*\n",
+        re.MULTILINE,
     )
     for match in pattern.finditer(ptx):
         names[expressions[int(match[1])]] = match[2]

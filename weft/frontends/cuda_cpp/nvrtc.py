@@ -89,7 +89,9 @@ class Nvrtc:
             raise CompileError(f"architecture: found {arch!r}, expected sm_NN such as sm_90 or sm_90a")
         if int(match[1]) not in self.archs:
             known = ", ".join(f"sm_{number}" for number in self.archs)
-            raise CompileError(f"{self.name} does not compile for {arch}; it knows {known} (compiler='clang' knows more)")
+            raise CompileError(
+                f"{self.name} does not compile for {arch}; it knows {known} (compiler='clang' knows more)"
+            )
         return match[1] + match[2]
 
     def _summary(self, status: int, file: str, log: str) -> str:

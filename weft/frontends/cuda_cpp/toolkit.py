@@ -28,7 +28,7 @@ _MARKERS = ("cuda_runtime.h", "cub/version.cuh", "crt/host_config.h")
 
 @dataclass(frozen=True)
 class Toolkit:
-    """NVRTC's library and the folders with CUDA's headers, in search order. `version` is the library's major version."""
+    """NVRTC's library and the folders with CUDA's headers, in search order. `version` is the library's major number."""
 
     library: Path
     version: int
