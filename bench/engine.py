@@ -26,7 +26,7 @@ from types import ModuleType
 import numpy as np
 from common import Row, benchmark_parser, limit_row, median_times, print_rows, ratio_row, write_rows
 from native import build_native
-from probes import CHIP, KERNELS, SIMULATED
+from probes import CHIP, KERNELS, SIMULATED, SUMS_A_BLOCK
 
 import weft
 
@@ -145,7 +145,7 @@ def reduction(gpu, peers: Peers, quick: bool) -> Case:
     stages = []
     count, current = n, source
     while count > 1:
-        blocks = (count + 511) // 512
+        blocks = -(-count // SUMS_A_BLOCK)
         sums = gpu.zeros(blocks, np.float32)
         stages.append((count, blocks, current, sums))
         count, current = blocks, sums
@@ -452,7 +452,7 @@ def simulator_rows(gpu, missing: dict[str, str]) -> list[Row]:
         return []
     n, order = SIMULATED["saxpy"], SIMULATED["sgemm, 32x32 tiles"]
     x, y = gpu.array(np.ones(n, np.float32)), gpu.array(np.ones(n, np.float32))
-    sums = gpu.zeros(n // 512, np.float32)
+    sums = gpu.zeros(-(-n // SUMS_A_BLOCK), np.float32)
     a, c = gpu.array(np.ones((order, order), np.float32)), gpu.zeros((order, order), np.float32)
     saxpy = gpu.compile(KERNELS / "saxpy.cu")["saxpy"]
     block_sum = gpu.compile(KERNELS / "reduce.cu")["block_sum"]
@@ -460,7 +460,7 @@ def simulator_rows(gpu, missing: dict[str, str]) -> list[Row]:
     tiles = order // 32
     launches: dict[str, Callable[[], object]] = {
         "saxpy": lambda: saxpy[n // 256, 256](n, 2.0, x, y),
-        "block reduction": lambda: block_sum[n // 512, 256](n, x, sums),
+        "block reduction": lambda: block_sum[-(-n // SUMS_A_BLOCK), 256](n, x, sums),
         "sgemm, 32x32 tiles": lambda: sgemm[(tiles, tiles), (32, 32)](order, a, a, c),
     }
     rows = []

@@ -19,6 +19,7 @@ KERNELS = Path(__file__).parent / "kernels"
 CHIP = "a100"
 
 # Jobs small enough for the simulator: saxpy and reduction over this many floats, sgemm of this order.
+SUMS_A_BLOCK = 256 * 32  # elements that a block of kernels/reduce.cu adds up
 SIMULATED = {"saxpy": 4096, "block reduction": 4096, "sgemm, 32x32 tiles": 64}
 
 WARM_UP_PTX = """
@@ -73,9 +74,9 @@ def probe_memory() -> dict[str, int]:
     host = np.ones(n, np.float32)
     x, y = gpu.array(host), gpu.array(host)
     a, b, c = (gpu.zeros((order, order), np.float32) for _ in range(3))
-    sums = gpu.zeros(n // 512, np.float32)
+    sums = gpu.zeros(-(-n // SUMS_A_BLOCK), np.float32)
     gpu.compile(KERNELS / "saxpy.cu")["saxpy"][n // 256, 256](n, 2.0, x, y)
-    gpu.compile(KERNELS / "reduce.cu")["block_sum"][n // 512, 256](n, y, sums)
+    gpu.compile(KERNELS / "reduce.cu")["block_sum"][-(-n // SUMS_A_BLOCK), 256](n, y, sums)
     gpu.compile(KERNELS / "sgemm.cu")["sgemm_8x8"][(8, 8), (16, 16)](order, a, b, c)
     # Not getrusage: its peak outlives exec, so it would be that of the program that started this one.
     status = Path("/proc/self/status").read_text()

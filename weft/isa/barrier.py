@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from weft.isa.instruction import instruction
 from weft.isa.memory import PREFETCH_SIZES, SCOPES
-from weft.isa.operands import Discard
+from weft.isa.operands import Discard, Negated, Register
+from weft.types import TYPES
 
 CTA = ("shared", "shared::cta")
 
@@ -340,8 +341,9 @@ class CopyAsync:
 
 def _copy_count_reference(t, m, ins, size: int) -> int:
     operand = ins.operands[3]
-    if t.register_type(operand).bits == 1:
-        return 0 if t.read(operand, t.register_type(operand)) else size
+    register = operand.operand if isinstance(operand, Negated) else operand
+    if isinstance(register, Register) and t.register_type(register).bits == 1:
+        return 0 if t.read(operand, TYPES["pred"]) else size
     return t.read(operand, m.operand_type("e"))
 
 
@@ -352,7 +354,8 @@ def _load_bytes(t, source: int, count: int) -> int:
 def _copy_count(b, ins, size: int):
     """Bytes to copy, per lane: the source size, or none under ignore-src."""
     operand = ins.operands[3]
-    if getattr(operand, "name", "") and b.registers.bits.get(operand.name) == 1:
+    register = operand.operand if isinstance(operand, Negated) else operand
+    if isinstance(register, Register) and b.registers.bits.get(register.name) == 1:
         return b.select(b.read(operand, 1), b.const(0, 32), b.const(size, 32))
     return b.umin(b.read(operand, 32), b.const(size, 32))
 
