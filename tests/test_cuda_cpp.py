@@ -203,8 +203,7 @@ def test_unknown_compiler():
 )
 def test_nothing_installed(asked, advice, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.path", [str(tmp_path)])
-    if Path("/usr/local/cuda").exists():
-        pytest.skip("a CUDA installation is present")
+    monkeypatch.setattr("weft.frontends.cuda_cpp.toolkit.INSTALLATION", tmp_path)
     with pytest.raises(CompileError, match=advice):
         find_compiler(asked, {"PATH": str(tmp_path)})
 

@@ -1182,6 +1182,11 @@ class Lowering(WarpOps):
             self.e(line)
         if self.is_function:
             self._enter_function()
+        for group in self.divergence.groups:
+            if not self._group_suspends(group):
+                # nobody waits in such a group while the warp is suspended: it is empty at every entry
+                for b in group.blocks:
+                    self._clear_mask(self.mask_slots[b])
         if self.resume_points:
             cases = " ".join(f"i32 {state}, label %{label}" for state, label in self.resume_points)
             self.e(f"switch i32 %state, label %start [ {cases} ]")
@@ -1193,8 +1198,10 @@ class Lowering(WarpOps):
             bit = self.flow.registers.get(name)
             if bit is not None and live_at_entry >> bit & 1:
                 self._zero(name, storage)
-        for slots in self.mask_slots.values():
-            self._clear_mask(slots)
+        for group in self.divergence.groups:
+            if self._group_suspends(group):
+                for b in group.blocks:
+                    self._clear_mask(self.mask_slots[b])
         first = [self.literal(-1, 32)]
         if self.is_function:
             first = ["%lanes"]

@@ -160,8 +160,7 @@ def compile_cuda(source: str | Path, *, arch: str = "sm_90", compiler: str = "au
 
 def _read_source(source: str | Path, file_name: str | None) -> tuple[str, str, Path]:
     """Text, name for messages, and the folder against which #include "..." is resolved."""
-    is_path = isinstance(source, Path) or ("\n" not in source and re.search(r"\.(cuh?|cpp|cc|h|hpp)$", source))
-    if not is_path:
+    if isinstance(source, str) and ("\n" in source or not re.search(r"\.(cuh?|cpp|cc|h|hpp)$", source)):
         return source, file_name or "kernel.cu", Path.cwd()
     path = Path(source)
     return path.read_text(), file_name or str(path), path.resolve().parent

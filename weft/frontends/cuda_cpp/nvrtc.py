@@ -112,6 +112,7 @@ class Nvrtc:
         if status == _NAME_EXPRESSION_NOT_VALID:
             raise CompileError(f"{self.name}: name expression {expression!r} names no kernel or variable")
         self._check(status)
+        assert name.value is not None
         return name.value.decode()
 
     def _text(self, program: ctypes.c_void_p, what: str) -> str:

@@ -22,6 +22,9 @@ from pathlib import Path
 # Headers that Weft adds to NVIDIA's: the C and C++ standard headers that NVRTC lacks, and <cub/cub.cuh>.
 NVRTC_SHIMS = Path(__file__).parent / "include" / "nvrtc"
 
+# Where CUDA's own installer puts it.
+INSTALLATION = Path("/usr/local/cuda")
+
 # One header per include root, in the order in which the compiler should search them.
 _MARKERS = ("cuda_runtime.h", "cub/version.cuh", "crt/host_config.h")
 
@@ -55,7 +58,7 @@ def find_toolkit(environment: Mapping[str, str], search_path: Iterable[str] | No
     for name in ("CUDA_HOME", "CUDA_PATH"):
         if environment.get(name):
             groups.append([Path(environment[name])])
-    groups.append([Path("/usr/local/cuda")])
+    groups.append([INSTALLATION])
     for roots in groups:
         found = [(version, path) for root in roots for version, path in _libraries(root)]
         if found:
