@@ -37,6 +37,7 @@ class Case:
     compilers: tuple[str, ...] = BOTH
     shared_bytes: int = 0
     cooperative: bool = False
+    arch: str | None = None  # the PTX target; None for the device's own
 
 
 @cache
@@ -54,18 +55,18 @@ def device():
 
 
 @cache
-def kernels(file: str, compiler: str = "nvrtc", name_expressions: tuple[str, ...] = ()):
+def kernels(file: str, compiler: str = "nvrtc", name_expressions: tuple[str, ...] = (), arch: str | None = None):
     """The compiled kernels of a file in tests/cuda; skips the test where the compiler is not installed."""
     if not has_compiler(compiler):
         pytest.skip(f"{compiler} is not installed")
-    return device().compile(FOLDER / file, compiler=compiler, name_expressions=name_expressions)
+    return device().compile(FOLDER / file, compiler=compiler, name_expressions=name_expressions, arch=arch)
 
 
 def run_case(case: Case, compiler: str) -> None:
     rng = np.random.default_rng(7)
     given = case.inputs(rng)
     wanted = case.expect(*[item.copy() if isinstance(item, np.ndarray) else item for item in given])
-    launch = kernels(case.file, compiler)[case.kernel]
+    launch = kernels(case.file, compiler, arch=case.arch)[case.kernel]
     passed = [device().array(item) if isinstance(item, np.ndarray) else item for item in given]
     launch[case.grid, case.block](*passed, shared_bytes=case.shared_bytes, cooperative=case.cooperative)
     for index, item in enumerate(given):
