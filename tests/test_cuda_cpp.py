@@ -54,7 +54,11 @@ def test_every_file_compiles_and_parses(path, compiler):
 
 @pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90", "sm_90a", "sm_100", "sm_120"])
 def test_architectures(arch, compiler):
-    ptx = compile_cuda(COPY, compiler=compiler, arch=arch, defines={"N": 1}).ptx
+    try:
+        ptx = compile_cuda(COPY, compiler=compiler, arch=arch, defines={"N": 1}).ptx
+    except CompileError as error:
+        assert "does not know" in str(error)  # an older clang
+        pytest.skip(str(error).splitlines()[0])
     assert f".target {arch}" in ptx
 
 
@@ -164,11 +168,11 @@ def test_warnings_are_kept(compiler):
 # ---------------------------------------------------------------- mistakes
 def test_error_names_the_users_file_and_line(compiler, tmp_path):
     path = tmp_path / "wrong.cu"
-    path.write_text('extern "C" __global__ void k(int *x) {\n    x[0] = missing;\n    x[1] = absent;\n}\n')
+    path.write_text('extern "C" __global__ void k(int *x) {\n    x[0] = missing1;\n    x[1] = missing2;\n}\n')
     with pytest.raises(CompileError) as caught:
         compile_cuda(path, compiler=compiler)
     assert re.search(r"wrong\.cu[(:]2\b", caught.value.log)
-    assert "missing" in caught.value.log
+    assert "missing1" in caught.value.log
     assert "refused" in str(caught.value)
     assert "(2 errors)" in str(caught.value)
 

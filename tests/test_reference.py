@@ -111,11 +111,14 @@ def test_generic_addresses_reach_every_space() -> None:
 
 
 def test_local_memory_is_private() -> None:
-    body = """
+    body = (
+        """
     .local .align 4 .b8 l[128];
     mov.u64 %rd3, l; mul.wide.u32 %rd4, %r0, 4; add.u64 %rd3, %rd3, %rd4; st.local.u32 [%rd3], %r0;
     ld.local.u32 %r9, [l+8];
-    """ + STORE
+    """
+        + STORE
+    )
     words, _ = run(body)
     assert words[2] == 2
     assert words.sum() == 2
@@ -127,41 +130,53 @@ def test_module_variables() -> None:
     .const .align 4 .b8 table[8] = {1, 0, 0, 0, 2, 0, 0, 0};
     .global .u64 pointer = table+4;
     """
-    body = """
+    body = (
+        """
     ld.global.u64 %rd3, [pointer]; ld.u32 %r3, [%rd3]; ld.const.u32 %r4, [table]; ld.global.u32 %r5, [counter];
     mad.lo.u32 %r9, %r3, 10, %r4; mad.lo.u32 %r9, %r9, 10, %r5;
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body, threads=1, before=before)[0].tolist() == [215]
 
 
 def test_dynamic_shared_memory_lies_behind_the_static() -> None:
     before = ".extern .shared .align 16 .b8 dynamic[];"
-    body = """
+    body = (
+        """
     .shared .align 4 .b8 fixed[20];
     mov.u32 %r3, dynamic; mov.u32 %r4, fixed; sub.u32 %r9, %r3, %r4; mov.u32 %r5, %dynamic_smem_size;
     mad.lo.u32 %r9, %r5, 100, %r9; st.shared.u32 [%r3+60], %r9; ld.shared.u32 %r9, [%r3+60];
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body, threads=1, before=before, dynamic_shared=64)[0].tolist() == [6432]
     with pytest.raises(IllegalAddressError):
         run(body, threads=1, before=before, dynamic_shared=60)
 
 
 def test_carry_chains() -> None:
-    body = """
+    body = (
+        """
     mov.u32 %r3, 0xffffffff; mov.u32 %r4, 1;
     add.cc.u32 %r5, %r3, %r4; addc.cc.u32 %r6, %r3, 0; addc.u32 %r9, 5, 0;
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body, threads=1)[0].tolist() == [6]
 
 
 # ---------------------------------------------------------------- control flow
 def test_loops_guards_and_counts() -> None:
-    body = """
+    body = (
+        """
     mov.u32 %r9, 0; mov.u32 %r3, 0;
     top: setp.ge.u32 %p0, %r3, %r0; @%p0 bra done;
     add.u32 %r9, %r9, %r3; add.u32 %r3, %r3, 1; bra top;
     done: setp.eq.u32 %p1, %r0, 3; @!%p1 add.u32 %r9, %r9, 100;
-    """ + STORE
+    """
+        + STORE
+    )
     words, done = run(body, threads=5)
     assert words.tolist() == [100, 100, 101, 3, 106]
     # A loop of n rounds: n + 1 tests, n back jumps and one out, 2n additions; a guarded one in four of five threads.
@@ -173,7 +188,8 @@ def test_loops_guards_and_counts() -> None:
 
 
 def test_branch_by_index() -> None:
-    body = """
+    body = (
+        """
     and.b32 %r3, %r0, 3;
     table: .branchtargets a, b, a, c;
     brx.idx %r3, table;
@@ -181,7 +197,9 @@ def test_branch_by_index() -> None:
     b: mov.u32 %r9, 20; bra end;
     c: mov.u32 %r9, 30;
     end:
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body, threads=4)[0].tolist() == [10, 20, 10, 30]
 
 
@@ -204,24 +222,30 @@ CALLS = """
 
 
 def test_calls() -> None:
-    body = """
+    body = (
+        """
     { .param .b32 p0; .param .b32 r0; st.param.b32 [p0], %r0; call.uni (r0), twice, (p0); ld.param.b32 %r3, [r0]; }
     call.uni (%r4), plus, (%r3, 100);
     { .param .b32 p0; .param .b32 r0; st.param.b32 [p0], %r0; call.uni (r0), factorial, (p0); ld.param.b32 %r5, [r0]; }
     add.u32 %r9, %r4, %r5;
-    """ + STORE
+    """
+        + STORE
+    )
     words, done = run(body, threads=6, before=CALLS)
     assert words.tolist() == [101, 103, 106, 112, 132, 230]
     assert done.by_opcode["call"] == 6 * 3 + (1 + 2 + 3 + 4)
 
 
 def test_indirect_call() -> None:
-    body = """
+    body = (
+        """
     mov.u64 %rd3, twice;
     { .param .b32 p0; .param .b32 r0; st.param.b32 [p0], %r0;
       shape: .callprototype (.param .b32 _) _ (.param .b32 _);
       call (r0), %rd3, (p0), shape; ld.param.b32 %r9, [r0]; }
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body, threads=3, before=CALLS)[0].tolist() == [0, 2, 4]
     with pytest.raises(KernelFault, match="no function"):
         run(body.replace("mov.u64 %rd3, twice", "mov.u64 %rd3, %rd1"), before=CALLS)
@@ -237,12 +261,15 @@ def test_endless_recursion_overflows_the_stack() -> None:
 
 # ---------------------------------------------------------------- barriers
 def test_barrier_orders_shared_memory() -> None:
-    body = """
+    body = (
+        """
     .shared .align 4 .b8 s[512];
     mov.u32 %r3, s; shl.b32 %r4, %r0, 2; add.u32 %r5, %r3, %r4; st.shared.u32 [%r5], %r0;
     bar.sync 0;
     sub.u32 %r6, %r2, %r0; shl.b32 %r6, %r6, 2; add.u32 %r6, %r6, %r3; ld.shared.u32 %r9, [%r6+-4];
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body, threads=100)[0].tolist() == list(range(99, -1, -1))
 
 
@@ -253,24 +280,30 @@ def test_exited_threads_do_not_hold_up_a_barrier() -> None:
 
 def test_producer_and_consumer_warps() -> None:
     """Warp 0 arrives at barrier 1 and goes on, warp 1 waits there; the answer comes back through barrier 2."""
-    body = """
+    body = (
+        """
     .shared .align 4 .b8 s[8];
     setp.ge.u32 %p0, %r0, 32; @%p0 bra consumer;
     st.shared.u32 [s], 41; bar.arrive 1, 64; bar.sync 2, 64; ld.shared.u32 %r9, [s+4]; bra end;
     consumer: bar.sync 1, 64; ld.shared.u32 %r9, [s]; add.u32 %r3, %r9, 1; st.shared.u32 [s+4], %r3; bar.arrive 2, 64;
     end:
-    """ + STORE
+    """
+        + STORE
+    )
     words, _ = run(body, threads=64)
     assert words[:32].tolist() == [42] * 32
     assert words[32:].tolist() == [41] * 32
 
 
 def test_barrier_reductions() -> None:
-    body = """
+    body = (
+        """
     setp.lt.u32 %p0, %r0, 40; bar.red.popc.u32 %r3, 0, %p0; bar.red.popc.u32 %r4, 0, !%p0;
     bar.red.and.pred %p1, 0, %p0; bar.red.or.pred %p2, 1, 64, %p0; selp.u32 %r5, 1, 0, %p1; selp.u32 %r6, 1, 0, %p2;
     mad.lo.u32 %r9, %r3, 1000, %r4; mad.lo.u32 %r9, %r9, 10, %r5; mad.lo.u32 %r9, %r9, 10, %r6;
-    """ + STORE
+    """
+        + STORE
+    )
     assert set(run(body, threads=64)[0].tolist()) == {4002401}
 
 
@@ -321,32 +354,41 @@ def test_warp_instructions(instruction: str, expected: np.ndarray) -> None:
 
 def test_lanes_meet_from_different_places() -> None:
     """Both sides of a branch hold a shuffle of their own; with one mask they are one operation."""
-    body = """
+    body = (
+        """
     and.b32 %r3, %r0, 1; setp.eq.u32 %p0, %r3, 0; @%p0 bra even;
     shfl.sync.bfly.b32 %r9, %r0, 1, 31, -1; bra end;
     even: mov.u32 %r4, 100; shfl.sync.bfly.b32 %r9, %r4, 1, 31, -1;
     end:
-    """ + STORE
+    """
+        + STORE
+    )
     # Compiled code runs the two sides one after the other, so there the lanes do not meet.
     assert run(body, engine=False)[0].tolist() == [i + 1 if i % 2 == 0 else 100 for i in range(32)]
 
 
 def test_members_only() -> None:
     """A vote among the odd lanes does not wait for the even ones, which wait for it in bar.warp.sync."""
-    body = """
+    body = (
+        """
     and.b32 %r3, %r0, 1; setp.eq.u32 %p0, %r3, 0; @%p0 bra meet;
     setp.gt.u32 %p1, %r0, 7; vote.sync.ballot.b32 %r9, %p1, 0xaaaaaaaa;
     meet: bar.warp.sync -1;
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body)[0].tolist() == [0xAAAAAA00 if i % 2 else 0 for i in range(32)]
 
 
 def test_old_forms_take_the_lanes_that_are_there() -> None:
-    body = """
+    body = (
+        """
     setp.lt.u32 %p0, %r0, 8; @!%p0 bra end;
     vote.ballot.b32 %r9, %p0; activemask.b32 %r3; xor.b32 %r3, %r3, 0xff; add.u32 %r9, %r9, %r3;
     end:
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body)[0].tolist() == [255] * 8 + [0] * 24
 
 
@@ -378,13 +420,16 @@ def test_atomics(operation: str, start: int, expected: int | None) -> None:
 
 
 def test_atomic_old_values_and_cas() -> None:
-    body = """
+    body = (
+        """
     .shared .align 4 .b8 s[4];
     setp.eq.u32 %p0, %r0, 0; @%p0 st.shared.u32 [s], 0; bar.sync 0;
     again: ld.volatile.shared.u32 %r3, [s]; add.u32 %r4, %r3, 3; atom.shared.cas.b32 %r5, [s], %r3, %r4;
     setp.ne.u32 %p1, %r5, %r3; @%p1 bra again;
     div.u32 %r9, %r3, 3;
-    """ + STORE
+    """
+        + STORE
+    )
     assert sorted(run(body, threads=64, in_order=False)[0].tolist()) == list(range(64))
 
 
@@ -402,12 +447,15 @@ def test_atomic_floats() -> None:
 # ---------------------------------------------------------------- between blocks
 def test_a_block_waits_for_a_later_one() -> None:
     before = ".global .u32 flag;"
-    body = """
+    body = (
+        """
     setp.eq.u32 %p0, %r1, 1; @%p0 bra signal;
     spin: ld.acquire.gpu.global.u32 %r9, [flag]; setp.eq.u32 %p1, %r9, 0; @%p1 bra spin; bra end;
     signal: mov.u32 %r9, 7; st.release.gpu.global.u32 [flag], 9;
     end:
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body, threads=1, blocks=2, before=before)[0].tolist() == [9, 7]
 
 
@@ -425,7 +473,9 @@ MBARRIER = """
 
 def test_mbarrier_phases() -> None:
     """Two arrivals complete a phase; the parity waits see each phase in turn."""
-    body = MBARRIER + """
+    body = (
+        MBARRIER
+        + """
     mov.u32 %r3, s; shl.b32 %r4, %r0, 2; add.u32 %r4, %r4, %r3; mov.u32 %r5, 0; mov.u32 %r9, 0;
     top:
     add.u32 %r6, %r0, %r5; st.shared.u32 [%r4], %r6;
@@ -435,12 +485,16 @@ def test_mbarrier_phases() -> None:
     xor.b32 %r8, %r0, 1; shl.b32 %r8, %r8, 2; add.u32 %r8, %r8, %r3; ld.shared.u32 %r8, [%r8];
     mad.lo.u32 %r9, %r9, 10, %r8; bar.sync 0;
     add.u32 %r5, %r5, 1; setp.lt.u32 %p2, %r5, 3; @%p2 bra top;
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body, threads=2)[0].tolist() == [123, 12]
 
 
 def test_mbarrier_tokens_counts_and_transactions() -> None:
-    body = MBARRIER + """
+    body = (
+        MBARRIER
+        + """
     mbarrier.arrive.shared::cta.b64 %rd5, [bar]; mbarrier.pending_count.b64 %r3, %rd5;
     mbarrier.test_wait.shared::cta.b64 %p1, [bar], %rd5; selp.u32 %r4, 1, 0, %p1;
     mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 64;
@@ -450,17 +504,23 @@ def test_mbarrier_tokens_counts_and_transactions() -> None:
     mbarrier.complete_tx.relaxed.cta.shared::cta.b64 [bar], 4;
     mbarrier.test_wait.shared::cta.b64 %p1, [bar], %rd5; selp.u32 %r7, 1, 0, %p1;
     mad.lo.u32 %r9, %r3, 10, %r4; mad.lo.u32 %r9, %r9, 10, %r5; mad.lo.u32 %r9, %r9, 10, %r6; mad.lo.u32 %r9, %r9, 10, %r7;
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body, threads=1)[0].tolist() == [20001]
 
 
 def test_mbarrier_arrive_drop() -> None:
     """After a drop the next phases need one arrival less."""
-    body = MBARRIER + """
+    body = (
+        MBARRIER
+        + """
     mbarrier.arrive_drop.shared::cta.b64 _, [bar]; mbarrier.arrive.shared::cta.b64 %rd5, [bar];
     mbarrier.arrive.shared::cta.b64 %rd6, [bar]; mbarrier.test_wait.shared::cta.b64 %p1, [bar], %rd6;
     selp.u32 %r9, 1, 0, %p1;
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body, threads=1)[0].tolist() == [1]
 
 
@@ -523,14 +583,17 @@ HOST = """
 
 
 def test_printf() -> None:
-    body = """
+    body = (
+        """
     .local .align 8 .b8 a[32]; mov.u64 %rd3, a; cvta.local.u64 %rd4, %rd3;
     st.local.u32 [%rd3], -5; mov.f64 %fd0, 0d400921FB54442D18; st.local.f64 [%rd3+8], %fd0;
     mov.u64 %rd5, word; st.local.u64 [%rd3+16], %rd5; st.local.u64 [%rd3+24], 12345678901;
     mov.u64 %rd6, format;
     { .param .b64 p0; .param .b64 p1; .param .b32 r0; st.param.b64 [p0], %rd6; st.param.b64 [p1], %rd4;
       call.uni (r0), vprintf, (p0, p1); ld.param.b32 %r9, [r0]; }
-    """ + STORE
+    """
+        + STORE
+    )
     words, done = run(body, threads=1, before=HOST)
     assert done.printed == "t-5 3.14 hi 12345678901%\n"
     assert words.tolist() == [4]
@@ -548,11 +611,14 @@ def test_assert() -> None:
 
 
 def test_malloc_and_free() -> None:
-    body = """
+    body = (
+        """
     { .param .b64 p0; .param .b64 r0; st.param.b64 [p0], 16; call.uni (r0), malloc, (p0); ld.param.b64 %rd3, [r0]; }
     st.u32 [%rd3+12], 5; ld.u32 %r9, [%rd3+12];
     { .param .b64 p0; st.param.b64 [p0], %rd3; call.uni free, (p0); }
-    """ + STORE
+    """
+        + STORE
+    )
     assert run(body, threads=2, before=HOST)[0].tolist() == [5, 5]
     with pytest.raises(IllegalAddressError):
         run(body + "ld.u32 %r9, [%rd3];", threads=1, before=HOST)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +21,8 @@ def main() -> int:
     parser.add_argument("--stop", type=int, default=5, help="stop after this many differences")
     parser.add_argument("--no-shrink", action="store_true")
     options = parser.parse_args()
+    # What an older engine compiled must not stand in for this one.
+    os.environ["WEFT_CACHE_DIR"] = tempfile.mkdtemp(prefix="weft-fuzz-cache-")
     import weft
 
     gpu = weft.Device()
@@ -38,7 +42,9 @@ def main() -> int:
                 program, result = shrink(gpu, program, result)
             options.keep.mkdir(exist_ok=True)
             path = options.keep / f"seed{seed}.ptx"
-            path.write_text(f"// grid {program.grid} block {program.block} n {program.n}\n// {result}\n{render(program)}")
+            path.write_text(
+                f"// grid {program.grid} block {program.block} n {program.n}\n// {result}\n{render(program)}"
+            )
             print(f"  {path}: {result}", flush=True)
             if wrong >= options.stop:
                 break

@@ -100,7 +100,7 @@ def difference(program: Program, expected: Outcome, found: Outcome) -> str:
 
 
 def check(gpu, program: Program) -> str | None:
-    """"" when both agree, a text when not, None when the reference cannot run the program."""
+    """ "" when both agree, a text when not, None when the reference cannot run the program."""
     text = render(program)
     try:
         expected = run_reference(program, text)

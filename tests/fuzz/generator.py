@@ -304,8 +304,15 @@ class Generator:
         """Every thread writes a word of shared memory and reads another's."""
         rng = self.rng
         barrier = rng.choice(("bar.sync 0;", "barrier.sync 1;", "bar.sync 2;"))
-        texts = ["shl.b32 %t0, %lin, 2;", "add.u32 %t0, %sexchange, %t0;", f"st.shared.u32 [%t0], {self.variable('v')};",
-                 barrier]  # fmt: skip
+        texts = ["shl.b32 %t0, %lin, 2;", "add.u32 %t0, %sexchange, %t0;"]
+        if rng.random() < 0.7:
+            texts.append(f"st.shared.u32 [%t0], {self.variable('v')};")
+        else:
+            size = rng.choice(("", ", 4", ", 2", f", {self.variable('v')}", f", {self.variable('p')}"))
+            texts += [f"and.b32 %t1, {self.variable('v')}, 252;", "cvt.u64.u32 %u0, %t1;", "add.u64 %u0, %pin, %u0;",
+                      f"cp.async.ca.shared.global [%t0], [%u0], 4{size};", "cp.async.commit_group;",
+                      "cp.async.wait_group 0;"]  # fmt: skip
+        texts.append(barrier)
         width, data = rng.choice(((4, "u32"), (8, "v2.u32"), (16, "v4.u32"), (1, "u8"), (4, "f32")))
         texts += self.index(EXCHANGE_WORDS * 4 // width, width, self.variable("v"))
         names = {"u32": self.variable("v"), "v2.u32": "{%v1, %v2}", "v4.u32": "{%v3, %v1, %v0, %v6}", "u8": self.variable("v"),
@@ -367,7 +374,11 @@ class Generator:
                     f".func (.param .b32 res) fun{number}(.param .b32 pa, .param .b32 pb)")  # fmt: skip
             lines = ["{", ".reg .b32 %y<4>;", ".reg .pred %z;"]
             if not registers:
-                lines += [".reg .b32 %a; .reg .b32 %b; .reg .b32 %res;", "ld.param.b32 %a, [pa];", "ld.param.b32 %b, [pb];"]
+                lines += [
+                    ".reg .b32 %a; .reg .b32 %b; .reg .b32 %res;",
+                    "ld.param.b32 %a, [pa];",
+                    "ld.param.b32 %b, [pb];",
+                ]
             lines += ["mad.lo.u32 %res, %a, 3, %b;"]
             if recursive:
                 lines += ["and.b32 %y0, %a, 3;", "setp.eq.u32 %z, %y0, 0;", "@%z bra done;", "sub.u32 %y0, %y0, 1;",
@@ -380,8 +391,11 @@ class Generator:
                               "ld.param.b32 %y2, [r0];", "}"]  # fmt: skip
                 lines += ["add.u32 %res, %res, %y2;", "done:"]
             else:
-                lines += ["setp.gt.s32 %z, %a, %b;", "@%z bra other;", "xor.b32 %res, %res, 0x55;", "bra.uni join;", "other:",
-                          "shl.b32 %res, %b, 1;", "join:"]  # fmt: skip
+                lines += ["setp.gt.s32 %z, %a, %b;", "@%z bra other;", "xor.b32 %res, %res, 0x55;"]
+                lines += (
+                    ["bra.uni join;"] if registers or self.rng.random() < 0.5 else ["st.param.b32 [res], %res;", "ret;"]
+                )
+                lines += ["other:", "shl.b32 %res, %b, 1;", "join:"]
             if not registers:
                 lines.append("st.param.b32 [res], %res;")
             made.append("\n".join((head, *lines, "ret;", "}")))

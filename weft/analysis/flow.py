@@ -5,6 +5,7 @@ liveness. Registers are numbered; sets of registers are Python ints used as bit 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from weft.errors import PtxError
@@ -21,6 +22,7 @@ from weft.isa.operands import (
     Vector,
 )
 from weft.ptx.module import Label
+from weft.types import TYPES
 
 CARRY = "%cc.cf"  # the carry flag, kept as one more register
 # Opcodes that end a block and take part in control flow; a guard on one of them becomes a branch.
@@ -134,10 +136,18 @@ def make_op(ins: Instruction, site: int, file: str) -> Op:
     return Op(ins, m, site, tuple(reads), tuple(writes))
 
 
-def build_flow(body: list, file: str, branch_targets: dict[str, tuple[str, ...]], first_site: int = 0) -> Flow:
-    """The graph of a flattened function; its instructions' sites count from `first_site`. Raises PtxError for a
-    branch to a label that does not exist."""
+def build_flow(
+    body: list,
+    file: str,
+    branch_targets: dict[str, tuple[str, ...]],
+    first_site: int = 0,
+    registers: Collection[str] = (),
+) -> Flow:
+    """The graph of a flattened function; its instructions' sites count from `first_site`. `registers` are its
+    registers' names: those of call parameters kept in registers (`param0@4`) are found among them. Raises PtxError for
+    a branch to a label that does not exist."""
     blocks, labels = _split(body, file, first_site)
+    _note_parameters(blocks, registers)
     _connect(blocks, labels, branch_targets, file)
     blocks = _drop_unreachable(blocks)
     exit_index = len(blocks)
@@ -282,6 +292,46 @@ def _drop_unreachable(blocks: list[Block]) -> list[Block]:
         block.successors = [number[s] for s in block.successors]
         result.append(block)
     return result
+
+
+# ---------------------------------------------------------------- call parameters
+def _note_parameters(blocks: list[Block], registers: Collection[str]) -> None:
+    """Add the call parameters that are kept in registers to what their accesses, and calls, read and write."""
+    slots: dict[str, list[str]] = {}
+    for register in registers:
+        name, at, _ = register.rpartition("@")
+        if at:
+            slots.setdefault(name, []).append(register)
+    if not slots:
+        return
+    for block in blocks:
+        for op in _all_ops(block):
+            reads, writes = _parameter_slots(op.ins, slots)
+            if op.ins.guard is not None:
+                reads += writes
+            op.reads, op.writes = (*op.reads, *reads), (*op.writes, *writes)
+
+
+def _parameter_slots(ins: Instruction, slots: dict[str, list[str]]) -> tuple[list[str], list[str]]:
+    """(read, written) parameter registers of an instruction."""
+    reads: list[str] = []
+    writes: list[str] = []
+    if ins.opcode in ("ld", "st") and "param" in ins.modifiers:
+        address = ins.operands[1 if ins.opcode == "ld" else 0]
+        name = getattr(address.base, "name", "")
+        if name in slots:
+            data = ins.operands[0 if ins.opcode == "ld" else 1]
+            size = TYPES[ins.modifiers[-1]].bytes
+            first = address.base.offset + address.offset
+            count = len(data.items) if isinstance(data, Vector) else 1
+            (reads if ins.opcode == "ld" else writes).extend(f"{name}@{first + i * size}" for i in range(count))
+    for operand in ins.operands:
+        if isinstance(operand, CallTarget):
+            for item in operand.arguments:
+                reads += slots.get(getattr(item, "name", ""), ())
+            for item in operand.returns:
+                writes += slots.get(getattr(item, "name", ""), ())
+    return reads, writes
 
 
 # ---------------------------------------------------------------- order and loops

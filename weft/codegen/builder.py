@@ -54,6 +54,7 @@ class Builder:
         self.thread_index = threads
         self.lane_table = self.pool.intern(np.tile(np.arange(WARP_LANES, dtype=np.int64), (self.warps, 1)))
         self.splats: dict[tuple, str] = {}
+        self.masked: dict[str, int] = {}  # results of `and` with a constant -> the constant
 
     # ------------------------------------------------------------ text
     def t(self, expression: str) -> str:
@@ -590,7 +591,10 @@ class Builder:
         if x.is_uniform and y.is_uniform:
             name = self.t(f"and i{bits} {self.uval(x)}, {self.uval(y)}")
             return self.scalar(name, bits, nz=x.known_nz & y.known_nz)
-        return self._binary("and", x, y)
+        result = self._binary("and", x, y)
+        if c is not None and not self.dry:
+            self.masked.update((name, c) for name in result.vec)
+        return result
 
     def _and_constant(self, x: Value, c: int) -> Value | None:
         """base + t masked by c, where the known part t and the base do not carry into each other."""
@@ -632,7 +636,35 @@ class Builder:
         if x.is_uniform and y.is_uniform:
             name = self.t(f"or i{bits} {self.uval(x)}, {self.uval(y)}")
             return self.scalar(name, bits, nz=x.known_nz | y.known_nz)
-        return self._binary("or", x, y)
+        return self._hide_bit_select(x, y, self._binary("or", x, y))
+
+    def _hide_bit_select(self, x: Value, y: Value, result: Value) -> Value:
+        """(a & C) | (b & ~C), kept from being merged with a masked blend behind it: LLVM 22 makes a vpternlog with a
+        broadcast constant of the two and then takes `b ? C : a` for the bits. The empty assembly costs nothing."""
+        n, bits = self.chunk, result.bits
+        if self.dry or n != 16 or bits not in (32, 64) or x.vec is None or y.vec is None:
+            return result
+        both = zip(x.vec, y.vec)
+        if not any(self.masked.get(a, 0) ^ self.masked.get(b, 0) == mask_of(bits) for a, b in both):
+            return result
+        hidden = []
+        for whole in result.vec:
+            lanes = 512 // bits
+            parts = [whole]
+            if lanes < n:
+                parts = [self.shuffle_constant(whole, None, f"i{bits}", n, range(at, at + lanes)) for at in (0, lanes)]
+            type_ = f"<{lanes} x i{bits}>"
+            hidden.append(self._join([self.t(f'call {type_} asm "", "=v,0"({type_} {part})') for part in parts], bits))
+        return self.varying(hidden, bits)
+
+    def _join(self, parts: list[str], bits: int) -> str:
+        """One or two vectors as one."""
+        if len(parts) == 1:
+            return parts[0]
+        lanes = 512 // bits
+        index = ", ".join(f"i32 {i}" for i in range(2 * lanes))
+        type_ = f"<{lanes} x i{bits}>"
+        return self.t(f"shufflevector {type_} {parts[0]}, {type_} {parts[1]}, <{2 * lanes} x i32> <{index}>")
 
     def xor(self, x: Value, y: Value) -> Value:
         bits = x.bits

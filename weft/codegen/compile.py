@@ -9,7 +9,7 @@ import hashlib
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from weft.codegen.kernel import CompiledKernel, Site
 from weft.errors import NoSuchKernelError
 from weft.ptx.module import Label, Module
 from weft.types import Dim3
-from weft.version import __version__
+from weft.version import build_stamp
 
 if TYPE_CHECKING:
     from weft.analysis.inline import FlatFunction
@@ -50,7 +50,7 @@ class CompileOptions:
     def key(self, name: str, block: Dim3) -> str:
         """The cache key: everything that the object depends on."""
         t = self.target
-        parts = (__version__, self.ptx_key, name, tuple(block), self.small_grid, t.triple, t.cpu, t.features, t.vector_bits)
+        parts = (build_stamp(), self.ptx_key, name, tuple(block), self.small_grid, t.triple, t.cpu, t.features, t.vector_bits)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -67,8 +67,7 @@ def compile_kernel(
     if cached:
         found = options.cache.get(key)
         if found is not None:
-            meta, code = found
-            return _link(pickle.loads(meta), code)
+            return _link(pickle.loads(found[0]), found[1])
     started = time.perf_counter()
     if not isinstance(module, Module):
         module = module()
@@ -125,11 +124,9 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
         name=name, block=block, warps=warps, frame_bytes=lowered.frame_bytes,
         static_shared_bytes=flat.static_shared_bytes, local_bytes=local_bytes, slot_count=len(lowering.slot_of),
         symbols=tuple(lowering.symbol_index), sites=tuple(sites), has_barriers=lowered.kind != "plain", may_spin=lowered.may_spin,
-        registers=lowered.registers, gang=GANG if lowered.kind == "ganged" else 1,
+        registers=lowered.registers, has_loops=lowered.has_loops or bool(done), gang=GANG if lowered.kind == "ganged" else 1,
     )  # fmt: skip
     kernel.timings = {"emit": emitted, **timings}
-    if hasattr(kernel, "has_loops"):
-        kernel = replace(kernel, has_loops=lowered.has_loops)
     return kernel, code
 
 
@@ -137,7 +134,7 @@ def _lowering(module, flat: FlatFunction, block: Dim3, options: CompileOptions, 
     from weft.analysis.flow import build_flow
     from weft.codegen.lower import Lowering
 
-    flow = build_flow(flat.body, module.file, flat.branch_targets, first_site)
+    flow = build_flow(flat.body, module.file, flat.branch_targets, first_site, flat.registers)
     return Lowering(module, flat, flow, block, options.target, options.small_grid, caller)
 
 

@@ -6,6 +6,7 @@ Communication Instructions".
 
 from __future__ import annotations
 
+from weft.isa.floating import exact_extreme, map_patterns
 from weft.isa.instruction import instruction
 from weft.isa.memory import SCOPES, elements, space_of
 from weft.isa.operands import Discard
@@ -42,6 +43,9 @@ def _updated(m, old: int, operands: list[int], type_, space: str) -> int:
         return 0 if old >= b else old + 1
     if op == "dec":
         return b if old == 0 or old > b else old - 1
+    if op in ("min", "max") and type_.kind == "f":
+        name = type_.name.removesuffix("x2")
+        return map_patterns(lambda x, y: exact_extreme(name, op == "max", x, y, False), type_, old, b)
     if op in ("min", "max"):
         pick = min if op == "min" else max
         if type_.kind == "s":
@@ -106,6 +110,11 @@ class _Reduction(_Atomic):
     returns = False
 
 
+def _fits_vector(m) -> str:
+    width = int(m.vec[1]) * m.type.bits
+    return f"a vector of {m.vec[1]} x {m.type} is wider than 128 bits" if width > 128 else ""
+
+
 def _define(opcode: str, head: str, definition: type) -> None:
     """Both families share their forms; red has no exch and no cas."""
     address = "[a], b" if opcode == "red" else "d, [a], b"
@@ -115,12 +124,9 @@ def _define(opcode: str, head: str, definition: type) -> None:
         common["effects"] = ("memory",)
     section = "9.7.13.5" if opcode == "atom" else "9.7.13.6"
 
-    def form(tail: str, more: str = "", *, ptx: str = "1.1", sm: int = 20, missing: str = "", **choices) -> None:
+    def form(tail: str, more: str = "", *, ptx: str = "1.1", sm: int = 20, **choices) -> None:
         signature = f"{opcode}{head}{tail} {address}{more}"
-        types = {} if missing else {"e": "b64"}
-        instruction(
-            signature, ptx=ptx, sm=sm, section=section, operands=types, missing=missing, **choices, **common
-        )(definition)  # fmt: skip
+        instruction(signature, ptx=ptx, sm=sm, section=section, operands={"e": "b64"}, **choices, **common)(definition)
 
     hint = "{.L2::cache_hint}"
     integers = ("u32", "s32", "u64", "s64")
@@ -131,13 +137,13 @@ def _define(opcode: str, head: str, definition: type) -> None:
     form(f".op{hint}.type", "{, e}", op=("add",), type=(*integers, "f32", "f64"))
     form(f".op.noftz{hint}.type", "{, e}", op=("add",), type=halves, ptx="6.2", sm=70)
     form(f".op{hint}.vec.type", "{, e}", op=("add",), vec=("v2", "v4"), type=("f32",), ptx="8.1", sm=90)
-    form(f".op.noftz{hint}.vec.type", "{, e}", op=("add",), vec=("v2", "v4", "v8"), type=halves, ptx="8.1", sm=90)
+    form(f".op.noftz{hint}.vec.type", "{, e}", op=("add", "min", "max"), vec=("v2", "v4", "v8"), type=halves, ptx="8.1",
+         sm=90, where=_fits_vector)  # fmt: skip
     if opcode == "atom":
         form(f".op{hint}.type", "{, e}", op=("exch",), type=("b32", "b64"))
         form(f".op{hint}.type", ", c{, e}", op=("cas",), type=("b16", "b32", "b64"))
-        wide = "128-bit atomics are not supported yet; use two 64-bit words under a lock"
-        form(".op.b128", op=("exch",), ptx="8.3", sm=90, missing=wide)
-        form(".op.b128", ", c", op=("cas",), ptx="8.3", sm=90, missing=wide)
+        form(f".op{hint}.b128", "{, e}", op=("exch",), ptx="8.3", sm=90)
+        form(f".op{hint}.b128", ", c{, e}", op=("cas",), ptx="8.3", sm=90)
 
 
 _define("atom", _HEAD, _Atomic)

@@ -89,6 +89,8 @@ _FENCE = {"raw": True, "pipe": "lsu", "effects": ("memory",), "section": "9.7.13
              space=("global", "shared::cta", "shared::cluster"), ptx="7.5", sm=70, **_FENCE)  # fmt: skip
 @instruction("fence.acquire.sync_restrict::shared::cluster.cluster", ptx="8.6", sm=90, **_FENCE)
 @instruction("fence.release.sync_restrict::shared::cta.cluster", ptx="8.6", sm=90, **_FENCE)
+@instruction("fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster", ptx="8.6", sm=90, **_FENCE)
+@instruction("fence.proxy.async::generic.release.sync_restrict::shared::cta.cluster", ptx="8.6", sm=90, **_FENCE)
 class Fence(_Fence):
     """Order this thread's memory accesses: always as strong as the strongest form."""
 

@@ -29,7 +29,7 @@ from weft.runtime.memory import ALIGNMENT, Allocation
 from weft.runtime.occupancy import Occupancy, compute_occupancy
 from weft.runtime.stream import Stream
 from weft.types import Dim3, as_dim3
-from weft.version import __version__
+from weft.version import build_stamp
 
 if TYPE_CHECKING:
     from weft.codegen.jit import ObjectCache
@@ -137,7 +137,7 @@ class Program:
         return f"<weft.Program {self.file}: {', '.join(self.info.kernels) or 'no kernels'}>"
 
     def _load_info(self) -> ModuleInfo:
-        key = f"module:{__version__}:{self.file}:{self.key}"
+        key = f"module:{build_stamp()}:{self.file}:{self.key}"
         cache = self.device.cache
         found = cache.get(key)
         if found is not None:

@@ -77,6 +77,8 @@ class Clang:
             expression = _refused_expression(log, name_expressions)
             if expression is not None:
                 raise CompileError(f"{self.name}: name expression {expression!r} names no kernel or variable", log)
+            if re.search(r"error: unsupported CUDA gpu architecture", log):
+                raise CompileError(f"{self.name} does not know {arch}: use a newer clang, NVRTC, or an older arch", log)
             count = len(re.findall(r"\berror: ", log))
             raise CompileError(f"{self.name} refused {file} ({count} error{'' if count == 1 else 's'})", log)
         ptx, names = _take_probes(done.stdout, name_expressions)

@@ -4,7 +4,7 @@ NVIDIA publishes them as wheels, so no CUDA installation is needed (`pip install
 
     nvidia-cuda-nvrtc     libnvrtc, the compiler
     nvidia-cuda-runtime   cuda_fp16.h, cuda_bf16.h, cooperative_groups.h, cuda_pipeline.h, mma.h ...
-    nvidia-cuda-crt       crt/, which those headers include (version 13; part of the runtime wheel in version 12)
+    nvidia-cuda-crt       crt/, which those headers include (version 13; version 12 has no wheel for crt/mma.h)
     nvidia-cuda-cccl      <cuda/std/...>, <cuda/barrier>, <cub/...>, <thrust/...>
 
 Version 13 wheels share one folder, `nvidia/cu13/{lib,include}`, with CCCL in `include/cccl`; version 12 wheels have one
