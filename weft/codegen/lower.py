@@ -216,6 +216,9 @@ class Lowering(WarpOps):
         divergent: set[int] = set()
         if self.partial:
             self._regroup(divergent)
+        if self.flow.loops:
+            self._settle_forms()
+            self.registers.restart()
         while True:
             self._settle_forms()
             found = set(divergent)

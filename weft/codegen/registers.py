@@ -36,7 +36,7 @@ class RegisterFile:
         self.dirty: set[str] = set()  # registers whose value is newer than their storage
         self.allocas: list[str] = []
         self.frame_bytes = 0
-        self.forced_varying: set[str] = set()
+        self.bounds: dict[str, tuple[int, int, int]] = {}  # lo, hi, nz of affine registers, from an earlier pass
 
     # ------------------------------------------------------------ analysis
     def join(self, name: str, value: Value) -> None:
@@ -48,12 +48,8 @@ class RegisterFile:
             self.changed = True
 
     def _joined(self, name: str, old: Value | None, value: Value) -> Value:
-        if name in self.forced_varying:
-            if old is not None:
-                return old
-            return self.builder.varying(("%dry",) * self.builder.chunks, value.bits)
         if old is None:
-            return self._folded(value)
+            return self._folded(name, value)
         if old.vec is not None:
             return old
         if shape_key(old) != shape_key(value):
@@ -83,18 +79,34 @@ class RegisterFile:
         new.lo, new.hi, new.nz = lo, hi, nz
         return new
 
-    def _folded(self, value: Value) -> Value:
-        """A form as it is stored: a constant offset is part of the base."""
-        if value.vec is not None or value.base is None and value.wide is None or value.bits == 1:
+    def _folded(self, name: str, value: Value) -> Value:
+        """The first form of a register, as it is stored: a constant offset is part of the base, and the range is at
+        least what an earlier pass has found."""
+        bounds = self.bounds.get(name)
+        if value.vec is not None or value.bits == 1:
+            return value
+        if value.wide is None and value.base is None and bounds is None:
             return value
         form = Value(value.bits)
         form.base, form.table, form.wide = "%dry", value.table, value.wide
-        if value.wide is None:
-            form.lo, form.hi, form.nz = _bounds(value)
-        else:
+        if value.wide is not None:
             form.lo, form.hi = full_range(64)
             form.nz = mask_of(64)
+            return form
+        form.lo, form.hi, form.nz = _bounds(value)
+        if bounds is not None:
+            form.lo, form.hi = min(form.lo, bounds[0]), max(form.hi, bounds[1])
+            form.nz |= bounds[2]
         return form
+
+    def restart(self) -> None:
+        """Forget all forms but remember the ranges: a register that was first thought constant, or its range small,
+        has left narrower forms behind in what is computed from it."""
+        for name, form in self.forms.items():
+            if form.is_affine and form.base is not None and form.bits > 1:
+                self.bounds[name] = (form.lo, form.hi, form.nz)
+        self.forms.clear()
+        self.changes.clear()
 
     # ------------------------------------------------------------ storage
     def place(self, frame_registers: set[str]) -> None:
