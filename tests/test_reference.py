@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import weft
-
 from weft.errors import (
     DeadlockError,
     DeviceAssertError,

@@ -18,8 +18,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 VARIABLES = {"v": 8, "w": 3, "h": 3, "f": 4, "g": 2, "p": 4}
-REGISTER_TYPES = {"v": "b32", "w": "b64", "h": "b16", "f": "f32", "g": "f64", "p": "pred", "t": "b32", "u": "b64", "x": "b16",
-                  "q": "pred"}  # fmt: skip
+REGISTER_TYPES = {
+    "v": "b32",
+    "w": "b64",
+    "h": "b16",
+    "f": "f32",
+    "g": "f64",
+    "p": "pred",
+    "t": "b32",
+    "u": "b64",
+    "x": "b16",
+    "q": "pred",
+}
 INPUT_BYTES = 1024
 SCRATCH_BYTES = 64  # per thread
 ACC_WORDS = 16
@@ -27,8 +37,32 @@ ACC_OPERATIONS = ("add.u32", "min.s32", "max.s32", "min.u32", "max.u32", "and.b3
 EXCHANGE_WORDS = 256
 OUT_WORDS = sum(count * (2 if kind in "wg" else 1) for kind, count in VARIABLES.items()) + 1
 SHAPES = ((32,), (64,), (96,), (128,), (40,), (7,), (1,), (33,), (8, 8), (16, 4, 2), (5, 3, 2), (32, 2))
-INTERESTING = (0, 1, 2, 3, 5, 7, 8, 15, 16, 31, 32, 33, 63, 64, 127, 128, 255, 256, 0xFFFF, 0x7FFFFFFF, 0x80000000,
-               0xFFFFFFFF, 0x55555555, 0x12345678)  # fmt: skip
+INTERESTING = (
+    0,
+    1,
+    2,
+    3,
+    5,
+    7,
+    8,
+    15,
+    16,
+    31,
+    32,
+    33,
+    63,
+    64,
+    127,
+    128,
+    255,
+    256,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    0x55555555,
+    0x12345678,
+)
 
 
 # ---------------------------------------------------------------- statements
@@ -108,55 +142,163 @@ class Program:
 # ---------------------------------------------------------------- straight-line templates
 # Upper case writes, lower case reads; a trailing i admits a constant; <a, b> is a vector; ~ parts instructions.
 INTEGER = (
-    "add.u32 {V}, {v}, {vi};", "add.s32 {V}, {v}, {vi};", "sub.u32 {V}, {vi}, {v};", "mul.lo.u32 {V}, {v}, {vi};",
-    "mul.hi.u32 {V}, {v}, {vi};", "mul.hi.s32 {V}, {v}, {vi};", "mad.lo.s32 {V}, {v}, {vi}, {v};",
-    "mul24.lo.u32 {V}, {v}, {v};", "and.b32 {V}, {v}, {vi};", "or.b32 {V}, {v}, {vi};", "xor.b32 {V}, {v}, {vi};",
-    "not.b32 {V}, {v};", "neg.s32 {V}, {v};", "abs.s32 {V}, {v};", "shl.b32 {V}, {v}, {vi};", "shr.u32 {V}, {v}, {vi};",
-    "shr.s32 {V}, {v}, {vi};", "min.s32 {V}, {v}, {vi};", "max.u32 {V}, {v}, {vi};", "popc.b32 {V}, {v};",
-    "clz.b32 {V}, {v};", "brev.b32 {V}, {v};", "bfind.u32 {V}, {v};", "cnot.b32 {V}, {v};",
-    "bfe.u32 {V}, {v}, {vi}, {vi};", "bfe.s32 {V}, {v}, {vi}, {vi};", "bfi.b32 {V}, {v}, {v}, {vi}, {vi};",
-    "prmt.b32 {V}, {v}, {v}, {vi};", "lop3.b32 {V}, {v}, {v}, {v}, {lut};", "shf.l.wrap.b32 {V}, {v}, {v}, {vi};",
-    "shf.r.clamp.b32 {V}, {v}, {v}, {vi};", "sad.u32 {V}, {v}, {v}, {v};", "dp4a.s32.u32 {V}, {v}, {v}, {v};",
-    "div.u32 {V}, {v}, {vi};", "div.s32 {V}, {v}, {vi};", "rem.u32 {V}, {v}, {vi};", "rem.s32 {V}, {v}, {vi};",
-    "selp.b32 {V}, {v}, {vi}, {p};", "slct.u32.s32 {V}, {v}, {v}, {v};", "mov.u32 {V}, {vi};", "mov.u32 {V}, %laneid;",
-    "mov.u32 {V}, %ctaid.x;", "mov.u32 {V}, %tid.x;", "mov.u32 {V}, %tid.y;", "mov.u32 {V}, %lanemask_lt;",
-    "add.cc.u32 %t0, {v}, {v};~addc.u32 {V}, {v}, {v};", "sub.cc.u32 %t0, {v}, {v};~subc.u32 {V}, {v}, {v};",
-    "cvt.u32.u8 {V}, {v};", "cvt.s32.s8 {V}, {v};", "cvt.s32.s16 {V}, {h};", "cvt.u32.u16 {V}, {h};",
-    "cvt.u32.u64 {V}, {w};", "mov.b64 <{V}, %t0>, {w};", "mov.b32 {V}, <{h}, {h}>;",
-    "add.u64 {W}, {w}, {wi};", "sub.s64 {W}, {w}, {w};", "mul.lo.u64 {W}, {w}, {w};", "mul.wide.u32 {W}, {v}, {vi};",
-    "mul.wide.s32 {W}, {v}, {vi};", "mad.wide.u32 {W}, {v}, {v}, {w};", "shl.b64 {W}, {w}, {vi};",
-    "shr.u64 {W}, {w}, {vi};", "shr.s64 {W}, {w}, {vi};", "xor.b64 {W}, {w}, {w};", "and.b64 {W}, {w}, {wi};",
-    "min.u64 {W}, {w}, {w};", "max.s64 {W}, {w}, {w};", "cvt.u64.u32 {W}, {v};", "cvt.s64.s32 {W}, {v};",
-    "mov.b64 {W}, <{v}, {v}>;", "div.u64 {W}, {w}, {w};", "rem.s64 {W}, {w}, {w};", "selp.b64 {W}, {w}, {w}, {p};",
-    "add.s16 {H}, {h}, {h};", "mul.lo.u16 {H}, {h}, {h};", "sub.u16 {H}, {h}, {h};", "cvt.u16.u32 {H}, {v};",
-    "shl.b16 {H}, {h}, {vi};", "max.s16 {H}, {h}, {h};", "mov.b32 <{H}, %x0>, {v};", "xor.b16 {H}, {h}, {h};",
-    "shr.s16 {H}, {h}, {vi};", "mul.wide.s16 {V}, {h}, {h};",
-)  # fmt: skip
-# Instructions may give any NaN (isa/floating.py), so a NaN result is replaced by one of our own: `?f32` behind a template.
+    "add.u32 {V}, {v}, {vi};",
+    "add.s32 {V}, {v}, {vi};",
+    "sub.u32 {V}, {vi}, {v};",
+    "mul.lo.u32 {V}, {v}, {vi};",
+    "mul.hi.u32 {V}, {v}, {vi};",
+    "mul.hi.s32 {V}, {v}, {vi};",
+    "mad.lo.s32 {V}, {v}, {vi}, {v};",
+    "mul24.lo.u32 {V}, {v}, {v};",
+    "and.b32 {V}, {v}, {vi};",
+    "or.b32 {V}, {v}, {vi};",
+    "xor.b32 {V}, {v}, {vi};",
+    "not.b32 {V}, {v};",
+    "neg.s32 {V}, {v};",
+    "abs.s32 {V}, {v};",
+    "shl.b32 {V}, {v}, {vi};",
+    "shr.u32 {V}, {v}, {vi};",
+    "shr.s32 {V}, {v}, {vi};",
+    "min.s32 {V}, {v}, {vi};",
+    "max.u32 {V}, {v}, {vi};",
+    "popc.b32 {V}, {v};",
+    "clz.b32 {V}, {v};",
+    "brev.b32 {V}, {v};",
+    "bfind.u32 {V}, {v};",
+    "cnot.b32 {V}, {v};",
+    "bfe.u32 {V}, {v}, {vi}, {vi};",
+    "bfe.s32 {V}, {v}, {vi}, {vi};",
+    "bfi.b32 {V}, {v}, {v}, {vi}, {vi};",
+    "prmt.b32 {V}, {v}, {v}, {vi};",
+    "lop3.b32 {V}, {v}, {v}, {v}, {lut};",
+    "shf.l.wrap.b32 {V}, {v}, {v}, {vi};",
+    "shf.r.clamp.b32 {V}, {v}, {v}, {vi};",
+    "sad.u32 {V}, {v}, {v}, {v};",
+    "dp4a.s32.u32 {V}, {v}, {v}, {v};",
+    "div.u32 {V}, {v}, {vi};",
+    "div.s32 {V}, {v}, {vi};",
+    "rem.u32 {V}, {v}, {vi};",
+    "rem.s32 {V}, {v}, {vi};",
+    "selp.b32 {V}, {v}, {vi}, {p};",
+    "slct.u32.s32 {V}, {v}, {v}, {v};",
+    "mov.u32 {V}, {vi};",
+    "mov.u32 {V}, %laneid;",
+    "mov.u32 {V}, %ctaid.x;",
+    "mov.u32 {V}, %tid.x;",
+    "mov.u32 {V}, %tid.y;",
+    "mov.u32 {V}, %lanemask_lt;",
+    "add.cc.u32 %t0, {v}, {v};~addc.u32 {V}, {v}, {v};",
+    "sub.cc.u32 %t0, {v}, {v};~subc.u32 {V}, {v}, {v};",
+    "cvt.u32.u8 {V}, {v};",
+    "cvt.s32.s8 {V}, {v};",
+    "cvt.s32.s16 {V}, {h};",
+    "cvt.u32.u16 {V}, {h};",
+    "cvt.u32.u64 {V}, {w};",
+    "mov.b64 <{V}, %t0>, {w};",
+    "mov.b32 {V}, <{h}, {h}>;",
+    "add.u64 {W}, {w}, {wi};",
+    "sub.s64 {W}, {w}, {w};",
+    "mul.lo.u64 {W}, {w}, {w};",
+    "mul.wide.u32 {W}, {v}, {vi};",
+    "mul.wide.s32 {W}, {v}, {vi};",
+    "mad.wide.u32 {W}, {v}, {v}, {w};",
+    "shl.b64 {W}, {w}, {vi};",
+    "shr.u64 {W}, {w}, {vi};",
+    "shr.s64 {W}, {w}, {vi};",
+    "xor.b64 {W}, {w}, {w};",
+    "and.b64 {W}, {w}, {wi};",
+    "min.u64 {W}, {w}, {w};",
+    "max.s64 {W}, {w}, {w};",
+    "cvt.u64.u32 {W}, {v};",
+    "cvt.s64.s32 {W}, {v};",
+    "mov.b64 {W}, <{v}, {v}>;",
+    "div.u64 {W}, {w}, {w};",
+    "rem.s64 {W}, {w}, {w};",
+    "selp.b64 {W}, {w}, {w}, {p};",
+    "add.s16 {H}, {h}, {h};",
+    "mul.lo.u16 {H}, {h}, {h};",
+    "sub.u16 {H}, {h}, {h};",
+    "cvt.u16.u32 {H}, {v};",
+    "shl.b16 {H}, {h}, {vi};",
+    "max.s16 {H}, {h}, {h};",
+    "mov.b32 <{H}, %x0>, {v};",
+    "xor.b16 {H}, {h}, {h};",
+    "shr.s16 {H}, {h}, {vi};",
+    "mul.wide.s16 {V}, {h}, {h};",
+)
+# Instructions may give any NaN (isa/floating.py), so `?f32` behind a template replaces a NaN result by one of our own.
 FLOAT = (
-    "add.f32 {F}, {f}, {fi};?f32", "sub.f32 {F}, {f}, {f};?f32", "mul.f32 {F}, {f}, {fi};?f32",
-    "fma.rn.f32 {F}, {f}, {f}, {fi};?f32", "mul.rn.ftz.f32 {F}, {f}, {f};?f32", "add.rz.f32 {F}, {f}, {f};?f32",
-    "fma.rm.f32 {F}, {f}, {f}, {f};?f32", "min.f32 {F}, {f}, {f};?f32", "max.NaN.f32 {F}, {f}, {f};?f32",
-    "neg.f32 {F}, {f};?f32", "abs.f32 {F}, {f};?f32", "div.rn.f32 {F}, {f}, {f};?f32", "sqrt.rn.f32 {F}, {f};?f32",
-    "add.sat.f32 {F}, {f}, {f};?f32", "copysign.f32 {F}, {f}, {f};?f32", "cvt.rn.f32.s32 {F}, {v};",
-    "cvt.rn.f32.u32 {F}, {v};", "cvt.rzi.s32.f32 {V}, {f};", "cvt.rni.u32.f32 {V}, {f};", "selp.f32 {F}, {f}, {f}, {p};",
-    "mov.b32 {F}, {v};?f32", "mov.b32 {V}, {f};", "cvt.f64.f32 {G}, {f};?f64", "cvt.rn.f32.f64 {F}, {g};?f32",
-    "add.f64 {G}, {g}, {g};?f64", "mul.f64 {G}, {g}, {g};?f64", "fma.rn.f64 {G}, {g}, {g}, {g};?f64",
-    "cvt.rn.f64.s32 {G}, {v};", "cvt.rn.f16.f32 {H}, {f};?f16", "cvt.f32.f16 {F}, {h};?f32",
-)  # fmt: skip
+    "add.f32 {F}, {f}, {fi};?f32",
+    "sub.f32 {F}, {f}, {f};?f32",
+    "mul.f32 {F}, {f}, {fi};?f32",
+    "fma.rn.f32 {F}, {f}, {f}, {fi};?f32",
+    "mul.rn.ftz.f32 {F}, {f}, {f};?f32",
+    "add.rz.f32 {F}, {f}, {f};?f32",
+    "fma.rm.f32 {F}, {f}, {f}, {f};?f32",
+    "min.f32 {F}, {f}, {f};?f32",
+    "max.NaN.f32 {F}, {f}, {f};?f32",
+    "neg.f32 {F}, {f};?f32",
+    "abs.f32 {F}, {f};?f32",
+    "div.rn.f32 {F}, {f}, {f};?f32",
+    "sqrt.rn.f32 {F}, {f};?f32",
+    "add.sat.f32 {F}, {f}, {f};?f32",
+    "copysign.f32 {F}, {f}, {f};?f32",
+    "cvt.rn.f32.s32 {F}, {v};",
+    "cvt.rn.f32.u32 {F}, {v};",
+    "cvt.rzi.s32.f32 {V}, {f};",
+    "cvt.rni.u32.f32 {V}, {f};",
+    "selp.f32 {F}, {f}, {f}, {p};",
+    "mov.b32 {F}, {v};?f32",
+    "mov.b32 {V}, {f};",
+    "cvt.f64.f32 {G}, {f};?f64",
+    "cvt.rn.f32.f64 {F}, {g};?f32",
+    "add.f64 {G}, {g}, {g};?f64",
+    "mul.f64 {G}, {g}, {g};?f64",
+    "fma.rn.f64 {G}, {g}, {g}, {g};?f64",
+    "cvt.rn.f64.s32 {G}, {v};",
+    "cvt.rn.f16.f32 {H}, {f};?f16",
+    "cvt.f32.f16 {F}, {h};?f32",
+)
 OWN_NAN = {"f32": ("0f7FC00001", "f32"), "f64": ("0d7FF8000000000001", "f64"), "f16": ("0x7E01", "b16")}
 PREDICATE = (
-    "setp.{cmp}.s32 {P}, {v}, {vi};", "setp.{cmpu}.u32 {P}, {v}, {vi};", "setp.{cmpf}.f32 {P}, {f}, {f};",
-    "setp.{cmp}.s64 {P}, {w}, {w};", "setp.{cmp}.s16 {P}, {h}, {h};", "setp.{cmp}.and.s32 {P}, {v}, {v}, {p};",
-    "and.pred {P}, {p}, {p};", "or.pred {P}, {p}, {p};", "xor.pred {P}, {p}, {p};", "not.pred {P}, {p};",
-    "setp.{cmp}.s32 {P}|%q0, {v}, {v};~not.pred %q0, %q0;", "set.{cmp}.u32.s32 {V}, {v}, {v};",
-)  # fmt: skip
-COMPARISONS = {"cmp": ("eq", "ne", "lt", "le", "gt", "ge"), "cmpu": ("eq", "ne", "lo", "ls", "hi", "hs"),
-               "cmpf": ("eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "geu", "num", "nan")}  # fmt: skip
-LOADS = (("u8", "v", 1), ("s8", "v", 1), ("u16", "v", 2), ("s16", "v", 2), ("u32", "v", 4), ("u64", "w", 8),
-         ("f32", "f", 4), ("s32", "w", 4), ("u16", "h", 2), ("f64", "g", 8))  # fmt: skip
-VECTOR_LOADS = (("v2.u32", "v", 2, 8), ("v4.u32", "v", 4, 16), ("v2.f32", "f", 2, 8), ("v4.u8", "v", 4, 4), ("v2.u64", "w", 2, 16),
-                ("v4.f32", "f", 4, 16))  # fmt: skip
+    "setp.{cmp}.s32 {P}, {v}, {vi};",
+    "setp.{cmpu}.u32 {P}, {v}, {vi};",
+    "setp.{cmpf}.f32 {P}, {f}, {f};",
+    "setp.{cmp}.s64 {P}, {w}, {w};",
+    "setp.{cmp}.s16 {P}, {h}, {h};",
+    "setp.{cmp}.and.s32 {P}, {v}, {v}, {p};",
+    "and.pred {P}, {p}, {p};",
+    "or.pred {P}, {p}, {p};",
+    "xor.pred {P}, {p}, {p};",
+    "not.pred {P}, {p};",
+    "setp.{cmp}.s32 {P}|%q0, {v}, {v};~not.pred %q0, %q0;",
+    "set.{cmp}.u32.s32 {V}, {v}, {v};",
+)
+COMPARISONS = {
+    "cmp": ("eq", "ne", "lt", "le", "gt", "ge"),
+    "cmpu": ("eq", "ne", "lo", "ls", "hi", "hs"),
+    "cmpf": ("eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "geu", "num", "nan"),
+}
+LOADS = (
+    ("u8", "v", 1),
+    ("s8", "v", 1),
+    ("u16", "v", 2),
+    ("s16", "v", 2),
+    ("u32", "v", 4),
+    ("u64", "w", 8),
+    ("f32", "f", 4),
+    ("s32", "w", 4),
+    ("u16", "h", 2),
+    ("f64", "g", 8),
+)
+VECTOR_LOADS = (
+    ("v2.u32", "v", 2, 8),
+    ("v4.u32", "v", 4, 16),
+    ("v2.f32", "f", 2, 8),
+    ("v4.u8", "v", 4, 4),
+    ("v2.u64", "w", 2, 16),
+    ("v4.f32", "f", 4, 16),
+)
 
 
 class Generator:
@@ -230,11 +372,16 @@ class Generator:
         rng = self.rng
         if rng.random() < 0.3:
             return (), self.variable("p")
-        form = rng.choice((
-            "setp.{cmp}.s32 %q1, {v}, {vi};", "and.b32 %t0, {v}, 1;~setp.eq.u32 %q1, %t0, 0;",
-            "mov.u32 %t0, %laneid;~setp.lt.u32 %q1, %t0, 11;", "and.b32 %t0, {v}, 7;~setp.lt.u32 %q1, %t0, 3;",
-            "setp.{cmpf}.f32 %q1, {f}, {f};", "setp.lt.u32 %q1, %lin, 20;",
-        ))  # fmt: skip
+        form = rng.choice(
+            (
+                "setp.{cmp}.s32 %q1, {v}, {vi};",
+                "and.b32 %t0, {v}, 1;~setp.eq.u32 %q1, %t0, 0;",
+                "mov.u32 %t0, %laneid;~setp.lt.u32 %q1, %t0, 11;",
+                "and.b32 %t0, {v}, 7;~setp.lt.u32 %q1, %t0, 3;",
+                "setp.{cmpf}.f32 %q1, {f}, {f};",
+                "setp.lt.u32 %q1, %lin, 20;",
+            )
+        )
         return self.fill(form), "%q1"
 
     def index(self, limit: int, scale: int, register: str) -> list[str]:
@@ -309,14 +456,24 @@ class Generator:
             texts.append(f"st.shared.u32 [%t0], {self.variable('v')};")
         else:
             size = rng.choice(("", ", 4", ", 2", f", {self.variable('v')}", f", {self.variable('p')}"))
-            texts += [f"and.b32 %t1, {self.variable('v')}, 252;", "cvt.u64.u32 %u0, %t1;", "add.u64 %u0, %pin, %u0;",
-                      f"cp.async.ca.shared.global [%t0], [%u0], 4{size};", "cp.async.commit_group;",
-                      "cp.async.wait_group 0;"]  # fmt: skip
+            texts += [
+                f"and.b32 %t1, {self.variable('v')}, 252;",
+                "cvt.u64.u32 %u0, %t1;",
+                "add.u64 %u0, %pin, %u0;",
+                f"cp.async.ca.shared.global [%t0], [%u0], 4{size};",
+                "cp.async.commit_group;",
+                "cp.async.wait_group 0;",
+            ]
         texts.append(barrier)
         width, data = rng.choice(((4, "u32"), (8, "v2.u32"), (16, "v4.u32"), (1, "u8"), (4, "f32")))
         texts += self.index(EXCHANGE_WORDS * 4 // width, width, self.variable("v"))
-        names = {"u32": self.variable("v"), "v2.u32": "{%v1, %v2}", "v4.u32": "{%v3, %v1, %v0, %v6}", "u8": self.variable("v"),
-                 "f32": self.variable("f")}  # fmt: skip
+        names = {
+            "u32": self.variable("v"),
+            "v2.u32": "{%v1, %v2}",
+            "v4.u32": "{%v3, %v1, %v0, %v6}",
+            "u8": self.variable("v"),
+            "f32": self.variable("f"),
+        }
         texts += ["add.u32 %t0, %sexchange, %t0;", f"ld.shared.{data} {names[data]}, [%t0];", barrier]
         return Line(tuple(texts))
 
@@ -332,14 +489,20 @@ class Generator:
         """Votes, matches and reductions over the lanes of `mask`, which are all here."""
         v, p = self.variable, self.variable("p")
         forms = [
-            f"vote.sync.ballot.b32 {v('v')}, {v('p')}, {mask};", f"vote.sync.any.pred {p}, {v('p')}, {mask};",
-            f"vote.sync.all.pred {p}, !{v('p')}, {mask};", f"vote.sync.uni.pred {p}, {v('p')}, {mask};",
-            f"redux.sync.add.u32 {v('v')}, {v('v')}, {mask};", f"redux.sync.min.s32 {v('v')}, {v('v')}, {mask};",
-            f"redux.sync.max.u32 {v('v')}, {v('v')}, {mask};", f"redux.sync.xor.b32 {v('v')}, {v('v')}, {mask};",
-            f"redux.sync.and.b32 {v('v')}, {v('v')}, {mask};", f"match.any.sync.b32 {v('v')}, {v('v')}, {mask};",
-            f"match.any.sync.b64 {v('v')}, {v('w')}, {mask};", f"match.all.sync.b32 {v('v')}|{p}, {v('v')}, {mask};",
+            f"vote.sync.ballot.b32 {v('v')}, {v('p')}, {mask};",
+            f"vote.sync.any.pred {p}, {v('p')}, {mask};",
+            f"vote.sync.all.pred {p}, !{v('p')}, {mask};",
+            f"vote.sync.uni.pred {p}, {v('p')}, {mask};",
+            f"redux.sync.add.u32 {v('v')}, {v('v')}, {mask};",
+            f"redux.sync.min.s32 {v('v')}, {v('v')}, {mask};",
+            f"redux.sync.max.u32 {v('v')}, {v('v')}, {mask};",
+            f"redux.sync.xor.b32 {v('v')}, {v('v')}, {mask};",
+            f"redux.sync.and.b32 {v('v')}, {v('v')}, {mask};",
+            f"match.any.sync.b32 {v('v')}, {v('v')}, {mask};",
+            f"match.any.sync.b64 {v('v')}, {v('w')}, {mask};",
+            f"match.all.sync.b32 {v('v')}|{p}, {v('v')}, {mask};",
             f"bar.warp.sync {mask};",
-        ]  # fmt: skip
+        ]
         return Line((self.rng.choice(forms),))
 
     def shuffle(self) -> Line:
@@ -359,10 +522,19 @@ class Generator:
         a, b, target = self.variable("v"), self.variable("v"), self.variable("v")
         if "(.reg" in self.functions[number].split("\n")[0]:
             return Line((f"call.uni ({target}), fun{number}, ({a}, {b});",))
-        return Line((
-            "{", ".param .b32 a0;", ".param .b32 a1;", ".param .b32 r0;", f"st.param.b32 [a0], {a};",
-            f"st.param.b32 [a1], {b};", f"call.uni (r0), fun{number}, (a0, a1);", f"ld.param.b32 {target}, [r0];", "}",
-        ))  # fmt: skip
+        return Line(
+            (
+                "{",
+                ".param .b32 a0;",
+                ".param .b32 a1;",
+                ".param .b32 r0;",
+                f"st.param.b32 [a0], {a};",
+                f"st.param.b32 [a1], {b};",
+                f"call.uni (r0), fun{number}, (a0, a1);",
+                f"ld.param.b32 {target}, [r0];",
+                "}",
+            )
+        )
 
     def _functions(self) -> tuple[str, ...]:
         """Device functions of two words; some branch, one may call itself."""
@@ -370,8 +542,11 @@ class Generator:
         for number in range(self.rng.randrange(1, 3)):
             registers = self.rng.random() < 0.5
             recursive = not registers and self.rng.random() < 0.4
-            head = (f".func (.reg .b32 %res) fun{number}(.reg .b32 %a, .reg .b32 %b)" if registers else
-                    f".func (.param .b32 res) fun{number}(.param .b32 pa, .param .b32 pb)")  # fmt: skip
+            head = (
+                f".func (.reg .b32 %res) fun{number}(.reg .b32 %a, .reg .b32 %b)"
+                if registers
+                else f".func (.param .b32 res) fun{number}(.param .b32 pa, .param .b32 pb)"
+            )
             lines = ["{", ".reg .b32 %y<4>;", ".reg .pred %z;"]
             if not registers:
                 lines += [
@@ -381,14 +556,25 @@ class Generator:
                 ]
             lines += ["mad.lo.u32 %res, %a, 3, %b;"]
             if recursive:
-                lines += ["and.b32 %y0, %a, 3;", "setp.eq.u32 %z, %y0, 0;", "@%z bra done;", "sub.u32 %y0, %y0, 1;",
-                          "xor.b32 %y1, %b, %a;"]  # fmt: skip
+                lines += [
+                    "and.b32 %y0, %a, 3;",
+                    "setp.eq.u32 %z, %y0, 0;",
+                    "@%z bra done;",
+                    "sub.u32 %y0, %y0, 1;",
+                    "xor.b32 %y1, %b, %a;",
+                ]
                 if registers:
                     lines.append(f"call.uni (%y2), fun{number}, (%y0, %y1);")
                 else:
-                    lines += ["{", ".param .b32 a0; .param .b32 a1; .param .b32 r0;", "st.param.b32 [a0], %y0;",
-                              "st.param.b32 [a1], %y1;", f"call.uni (r0), fun{number}, (a0, a1);",
-                              "ld.param.b32 %y2, [r0];", "}"]  # fmt: skip
+                    lines += [
+                        "{",
+                        ".param .b32 a0; .param .b32 a1; .param .b32 r0;",
+                        "st.param.b32 [a0], %y0;",
+                        "st.param.b32 [a1], %y1;",
+                        f"call.uni (r0), fun{number}, (a0, a1);",
+                        "ld.param.b32 %y2, [r0];",
+                        "}",
+                    ]
                 lines += ["add.u32 %res, %res, %y2;", "done:"]
             else:
                 lines += ["setp.gt.s32 %z, %a, %b;", "@%z bra other;", "xor.b32 %res, %res, 0x55;"]
@@ -426,9 +612,11 @@ class Generator:
                 choices.append((self.early_exit, 1))
         if depth < 3:
             choices += [
-                (lambda: self.branch(depth), 3), (lambda: self.loop(depth, uniform), 3), (lambda: self.switch(depth), 1),
+                (lambda: self.branch(depth), 3),
+                (lambda: self.loop(depth, uniform), 3),
+                (lambda: self.switch(depth), 1),
                 (lambda: self.irreducible(depth), 1),
-            ]  # fmt: skip
+            ]
             if uniform:
                 choices.append((lambda: self.uniform_branch(depth), 1))
         makers, weights = zip(*choices)
@@ -452,8 +640,13 @@ class Generator:
         return If(label, setup, predicate, then, other)
 
     def uniform_branch(self, depth: int) -> If:
-        form = self.rng.choice(("mov.u32 %t0, %ctaid.x;~setp.eq.u32 %q1, %t0, 1;", "setp.gt.u32 %q1, %n, 5;",
-                                "bar.red.or.pred %q1, 0, {p};"))  # fmt: skip
+        form = self.rng.choice(
+            (
+                "mov.u32 %t0, %ctaid.x;~setp.eq.u32 %q1, %t0, 1;",
+                "setp.gt.u32 %q1, %n, 5;",
+                "bar.red.or.pred %q1, 0, {p};",
+            )
+        )
         label = self.new_label()
         setup = self.fill(form)
         return If(label, setup, "%q1", self.block(depth + 1, True), self.block(depth + 1, True))

@@ -23,7 +23,7 @@ class SpecialRegister:
 class Immediate:
     """A constant. kind "int": any Python int; "f32"/"f64": the bit pattern of 0f.../0d...; "float": a Python float."""
 
-    value: Union[int, float]
+    value: int | float
     kind: str = "int"
 
 
@@ -39,9 +39,9 @@ class Symbol:
 class Address:
     """`[base + offset]`; offset in bytes. `coordinates` holds a tensor copy's `{c0, c1}` vector: `[map, {c0, c1}]`."""
 
-    base: Union[Register, Symbol, Immediate]
+    base: Register | Symbol | Immediate
     offset: int = 0
-    coordinates: "Vector | None" = None
+    coordinates: Vector | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Vector:
 class Pair:
     """`d|p`: two destinations (shfl, setp, elect ...)."""
 
-    first: "Operand"
-    second: "Operand"
+    first: Operand
+    second: Operand
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class CallTarget:
     `.callprototype` or `.calltargets` label (indirect calls only).
     """
 
-    target: Union[Symbol, Register]
+    target: Symbol | Register
     returns: tuple = ()
     arguments: tuple = ()
     prototype: str = ""
