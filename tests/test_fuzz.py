@@ -1,4 +1,4 @@
-"""Random kernels through the compiled engine and the reference. `python -m tests.fuzz` runs as many as are asked for."""
+"""Random kernels through the compiled engine and the reference. `python -m tests.fuzz` runs as many as one likes."""
 
 from __future__ import annotations
 

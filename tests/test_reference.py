@@ -73,11 +73,17 @@ LANES = np.arange(32, dtype=np.uint32)
 @pytest.mark.parametrize(
     ("load", "register", "expected"),
     [
-        ("ld.global.s8", "%rd3", 0xFFFFFFFFFFFFFF80), ("ld.global.u8", "%rd3", 0x80), ("ld.global.s32", "%rd3", 0xFFFFFFFF88888880),
-        ("ld.global.u32", "%rd3", 0x88888880), ("ld.global.s8", "%r9", 0xFFFFFF80), ("ld.global.s16", "%r9", 0xFFFF8880),
-        ("ld.global.b16", "%r9", 0x8880), ("ld.global.s8", "%h0", 0xFF80), ("ld.global.u8", "%h0", 0x80),
+        ("ld.global.s8", "%rd3", 0xFFFFFFFFFFFFFF80),
+        ("ld.global.u8", "%rd3", 0x80),
+        ("ld.global.s32", "%rd3", 0xFFFFFFFF88888880),
+        ("ld.global.u32", "%rd3", 0x88888880),
+        ("ld.global.s8", "%r9", 0xFFFFFF80),
+        ("ld.global.s16", "%r9", 0xFFFF8880),
+        ("ld.global.b16", "%r9", 0x8880),
+        ("ld.global.s8", "%h0", 0xFF80),
+        ("ld.global.u8", "%h0", 0x80),
     ],
-)  # fmt: skip
+)
 def test_a_load_extends_to_its_register(load: str, register: str, expected: int) -> None:
     pack = {"%rd3": "", "%r9": "cvt.u64.u32 %rd3, %r9;", "%h0": "cvt.u64.u16 %rd3, %h0;"}[register]
     body = f"{load} {register}, [%rd1]; {pack} st.global.u64 [%rd1], %rd3;"
@@ -341,7 +347,7 @@ def test_wrong_barriers() -> None:
         ("activemask.b32 %r9;", LANES * 0 + np.uint32(0xFFFFFFFF)),
         ("elect.sync %r9|%p1, 0xfff0; @%p1 add.u32 %r9, %r9, 100;", np.where(LANES == 4, 104, 4)),
     ],
-)  # fmt: skip
+)
 def test_warp_instructions(instruction: str, expected: np.ndarray) -> None:
     body = "setp.lt.u32 %p0, %r0, 10; sub.u32 %r3, %r0, 16; and.b32 %r4, %r0, 3;"
     members = LANES >= 4 if "elect" in instruction else LANES >= 0
@@ -404,10 +410,16 @@ def test_lanes_that_never_come_are_a_deadlock() -> None:
 @pytest.mark.parametrize(
     ("operation", "start", "expected"),
     [
-        ("add.u32", 5, 501), ("min.u32", 9, 0), ("max.s32", 0xFFFFFFF0, 31), ("and.b32", 0xFF, 0), ("or.b32", 64, 95), ("xor.b32", 7, 7),
-        ("exch.b32", 5, 31), ("inc.u32", 0, None),
+        ("add.u32", 5, 501),
+        ("min.u32", 9, 0),
+        ("max.s32", 0xFFFFFFF0, 31),
+        ("and.b32", 0xFF, 0),
+        ("or.b32", 64, 95),
+        ("xor.b32", 7, 7),
+        ("exch.b32", 5, 31),
+        ("inc.u32", 0, None),
     ],
-)  # fmt: skip
+)
 def test_atomics(operation: str, start: int, expected: int | None) -> None:
     if expected is None:
         # 32 steps of 0, 1, ..., 6, 0, ...
@@ -502,7 +514,8 @@ def test_mbarrier_tokens_counts_and_transactions() -> None:
     mbarrier.test_wait.shared::cta.b64 %p1, [bar], %rd5; selp.u32 %r6, 1, 0, %p1;
     mbarrier.complete_tx.relaxed.cta.shared::cta.b64 [bar], 4;
     mbarrier.test_wait.shared::cta.b64 %p1, [bar], %rd5; selp.u32 %r7, 1, 0, %p1;
-    mad.lo.u32 %r9, %r3, 10, %r4; mad.lo.u32 %r9, %r9, 10, %r5; mad.lo.u32 %r9, %r9, 10, %r6; mad.lo.u32 %r9, %r9, 10, %r7;
+    mad.lo.u32 %r9, %r3, 10, %r4; mad.lo.u32 %r9, %r9, 10, %r5; mad.lo.u32 %r9, %r9, 10, %r6;
+    mad.lo.u32 %r9, %r9, 10, %r7;
     """
         + STORE
     )
@@ -576,7 +589,8 @@ HOST = """
 .extern .func __assertfail(.param .b64 m, .param .b64 f, .param .b32 l, .param .b64 u, .param .b64 c);
 .extern .func (.param .b64 r) malloc(.param .b64 s);
 .extern .func free(.param .b64 p);
-.global .align 1 .b8 format[20] = {116, 37, 100, 32, 37, 46, 50, 102, 32, 37, 115, 32, 37, 108, 108, 117, 37, 37, 10, 0};
+.global .align 1 .b8 format[20] = {116, 37, 100, 32, 37, 46, 50, 102, 32, 37,
+    115, 32, 37, 108, 108, 117, 37, 37, 10, 0};
 .global .align 1 .b8 word[3] = {104, 105, 0};
 """
 
@@ -602,7 +616,8 @@ def test_assert() -> None:
     body = """
     mov.u64 %rd3, word;
     { .param .b64 p0; .param .b64 p1; .param .b32 p2; .param .b64 p3; .param .b64 p4;
-      st.param.b64 [p0], %rd3; st.param.b64 [p1], %rd3; st.param.b32 [p2], 12; st.param.b64 [p3], %rd3; st.param.b64 [p4], 1;
+      st.param.b64 [p0], %rd3; st.param.b64 [p1], %rd3; st.param.b32 [p2], 12; st.param.b64 [p3], %rd3;
+      st.param.b64 [p4], 1;
       call.uni __assertfail, (p0, p1, p2, p3, p4); }
     """
     with pytest.raises(DeviceAssertError, match="hi:12: hi: Assertion `hi` failed"):

@@ -161,15 +161,15 @@ def build_flow(
     for i, b in enumerate(order):
         position[b] = i
     position[exit_index] = exit_index
-    registers: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for block in blocks:
         for op in _all_ops(block):
             for name in (*op.reads, *op.writes):
-                registers.setdefault(name, len(registers))
-    live_in, live_out = _liveness(blocks, order, registers)
+                numbers.setdefault(name, len(numbers))
+    live_in, live_out = _liveness(blocks, order, numbers)
     reconvergence = _post_dominators(blocks, exit_index, predecessors, position)
     return Flow(
-        blocks, exit_index, order, position, loops, reconvergence, predecessors, registers, live_in, live_out, to_barrier
+        blocks, exit_index, order, position, loops, reconvergence, predecessors, numbers, live_in, live_out, to_barrier
     )
 
 

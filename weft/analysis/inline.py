@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from weft.errors import PtxError
+from weft.errors import PtxError, UnsupportedError
 from weft.isa.operands import (
     Address,
     CallTarget,
@@ -103,6 +103,12 @@ class _Flattener:
 
     def run(self) -> FlatFunction:
         function = self.function
+        if not function.is_entry and any(p.in_register for p in (*function.params, *function.returns)):
+            raise UnsupportedError(
+                f"{function.name}: .reg parameters of a recursive function, or of one called through a pointer, are not "
+                "supported; declare them .param",
+                file=self.module.file, line=function.line,
+            )  # fmt: skip
         self._expand(function, _Names("", {}), {}, None, (function.name,))
         parameters = {p.name: p.offset for p in function.params} if function.is_entry else {}
         in_registers = self._classify_parameters()

@@ -173,29 +173,43 @@ def optimise_and_emit(
     if dump is not None:
         dump.mkdir(parents=True, exist_ok=True)
         (dump / f"{name}.ll").write_text(ir)
+    module = None
+    try:
+        module = _parse(ir, context, name, verify)
+        module.triple = target.triple
+        module.data_layout = str(machine.target_data)
+        timings["parse"], started = time.perf_counter() - started, time.perf_counter()
+        _run_passes(module, machine, simplify)
+        timings["optimise"], started = time.perf_counter() - started, time.perf_counter()
+        if dump is not None:
+            _dump_optimised(module, machine, context, dump / name)
+            started = time.perf_counter()
+        code = machine.emit_object(module)
+        timings["codegen"] = time.perf_counter() - started
+        return code, timings
+    finally:
+        # The module must go before its context, also when something interrupts the compilation.
+        if module is not None:
+            module.close()
+        context.close()
+
+
+def _parse(ir: str, context: llvm.ContextRef, name: str, verify: bool) -> llvm.ModuleRef:
     try:
         module = llvm.parse_assembly(ir, context)
         if verify:
             module.verify()
     except RuntimeError as error:
         raise AssertionError(f"invalid IR for {name}: {error}") from error
-    module.triple = target.triple
-    module.data_layout = str(machine.target_data)
-    timings["parse"], started = time.perf_counter() - started, time.perf_counter()
-    _run_passes(module, machine, simplify)
-    timings["optimise"], started = time.perf_counter() - started, time.perf_counter()
-    if dump is not None:
-        (dump / f"{name}.opt.ll").write_text(str(module))
-        # Emitting changes the module, so the text is made from a copy.
-        copy = llvm.parse_bitcode(module.as_bitcode(), context)
-        (dump / f"{name}.s").write_text(machine.emit_assembly(copy))
-        copy.close()
-        started = time.perf_counter()
-    code = machine.emit_object(module)
-    timings["codegen"] = time.perf_counter() - started
-    module.close()
-    context.close()
-    return code, timings
+    return module
+
+
+def _dump_optimised(module: llvm.ModuleRef, machine: llvm.TargetMachine, context: llvm.ContextRef, stem: Path) -> None:
+    stem.with_suffix(".opt.ll").write_text(str(module))
+    # Emitting changes the module, so the text is made from a copy.
+    copy = llvm.parse_bitcode(module.as_bitcode(), context)
+    stem.with_suffix(".s").write_text(machine.emit_assembly(copy))
+    copy.close()
 
 
 class LinkedCode:

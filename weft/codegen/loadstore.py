@@ -482,8 +482,8 @@ class Access(Builder):
         offsets = self._lane_offsets(address)
         if offsets is None:
             return None
-        memo = ("pattern", offsets.tobytes(), size, count, storing)
-        possible = self.pool.results.get(memo)
+        memo = (offsets.tobytes(), size, count, storing)
+        possible = self.pool.possible.get(memo)
         if possible is None:
             if storing:
                 possible = self._store_plan(offsets, size, count) is not None
@@ -491,7 +491,7 @@ class Access(Builder):
                 was, self.dry = self.dry, True
                 possible = all(x is not None for x in self._load_pattern("%dry", offsets, size, count))
                 self.dry = was
-            self.pool.results[memo] = possible
+            self.pool.possible[memo] = possible
         return offsets if possible else None
 
     def _split_address(self, address: Value) -> tuple[str, str | None]:

@@ -251,9 +251,20 @@ class Lowering(WarpOps):
                 for op in self.flow.blocks[b].ops:
                     self._emit_op(op)
                 self._note_barrier_result(self.flow.blocks[b])
-            if not self.registers.changed:
+            if not self.registers.changed and not self._start_unwritten():
                 return
         raise AssertionError(f"{self.flat.name}: register forms do not settle after {MAX_PASSES} passes")
+
+    def _start_unwritten(self) -> bool:
+        """A register that only its own old value decides (`mad %r1, %r1, ...` with nothing before) never gets a form:
+        it starts as 0. True when there was one."""
+        entry = self.flow.live_in[0]
+        found = False
+        for name, bit in self.flow.registers.items():
+            if entry >> bit & 1 and name not in self.registers.forms and name in self.registers.bits:
+                self.registers.join(name, self.const(0, self.registers.bits[name]))
+                found = True
+        return found
 
     def _note_barrier_result(self, block: Block) -> None:
         if block.kind == "suspend" and "red" in block.terminator.ins.modifiers:

@@ -40,6 +40,7 @@ class TablePool:
     def __init__(self) -> None:
         self.tables: dict[bytes, Table] = {}
         self.results: dict[tuple, Table | None] = {}
+        self.possible: dict[tuple, bool] = {}  # access patterns: whether one can do without a gather
 
     def intern(self, array: np.ndarray) -> Table:
         array = np.ascontiguousarray(array, dtype=np.int64)

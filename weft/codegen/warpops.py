@@ -127,7 +127,7 @@ class WarpOps(Access):
         chunks = self.vec(p)
         if self.mask is not None:
             n = self.chunk
-            chunks = [self.t(f"and <{n} x i1> {x}, {m}") for x, m in zip(chunks, self.mask)]
+            chunks = tuple(self.t(f"and <{n} x i1> {x}, {m}") for x, m in zip(chunks, self.mask))
         return self.scalar(self.mask_bits(chunks), 32)
 
     def shuffle(self, x: Value, lane: Value) -> Value:
@@ -285,6 +285,11 @@ class WarpOps(Access):
         constants = {"cluster_ctarank": 0, "cluster_nctarank": 1, "is_explicit_cluster": 0}
         if stem in constants:
             return self.const(constants[stem], 1 if stem == "is_explicit_cluster" else 32)
+        if stem == "aggr_smem_size":
+            return self.scalar(self._launch_field("shared_bytes", "i32"), 32, 0, 1 << 24)
+        if stem.startswith(("envreg", "pm", "reserved_smem_")) or stem == "current_graph_exec":
+            # no driver sets them, no counter runs, nothing is reserved
+            return self.const(0, 64 if stem.endswith("_64") or stem == "current_graph_exec" else 32)
         raise UnsupportedError(f"special register {name} is not supported", file=self.file, line=self.op.ins.line)
 
     def _launch_field(self, name: str, type_: str) -> str:

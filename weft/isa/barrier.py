@@ -56,7 +56,8 @@ class BarrierPopc:
 @instruction("bar{.cta}.red.op.pred p, a, b, c", op=("and", "or"), operands={"a": "u32", "b": "u32", "c": "pred"},
              ptx="2.0", sm=20, section="9.7.13.1", **_BARRIER)  # fmt: skip
 @instruction("barrier{.cta}.red.op{.aligned}.pred p, a, b, c", op=("and", "or"),
-             operands={"a": "u32", "b": "u32", "c": "pred"}, ptx="6.0", sm=30, section="9.7.13.1", **_BARRIER)  # fmt: skip
+             operands={"a": "u32", "b": "u32", "c": "pred"}, ptx="6.0", sm=30, section="9.7.13.1",
+             **_BARRIER)  # fmt: skip
 class BarrierVote:
     """Wait, and combine the threads' predicates."""
 
@@ -224,10 +225,9 @@ def _define_arrivals(opcode_tail: str, drop: bool, expect: bool) -> None:
     head = f"mbarrier.{opcode_tail}{{.sem}}{{.scope}}{{.space}}.b64"
     types = {"d": "b64", "b": "u32"}
     instruction(f"{head} d, [a]{operand}", operands=types, **common)(Arrive)
-    if drop and not expect:
-        instruction("mbarrier.arrive_drop.noComplete{.sem}{.scope}{.space}.b64 d, [a], b", operands=types, **common)(Arrive)
-    if not drop and not expect:
-        instruction("mbarrier.arrive.noComplete{.sem}{.scope}{.space}.b64 d, [a], b", operands=types, **common)(Arrive)
+    if not expect:
+        head = f"mbarrier.{opcode_tail}.noComplete{{.sem}}{{.scope}}{{.space}}.b64"
+        instruction(f"{head} d, [a], b", operands=types, **common)(Arrive)
 
 
 def _arrival_operands(ins):

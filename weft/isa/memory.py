@@ -140,7 +140,9 @@ _STORE = {
 }  # fmt: skip
 
 
-@instruction(f"st{{.weak}}{{.space}}{{.cop}}{_HINTS}{{.vec}}.type [a], b{{, e}}", cop=("wb", "cg", "cs", "wt"), **_STORE)
+@instruction(
+    f"st{{.weak}}{{.space}}{{.cop}}{_HINTS}{{.vec}}.type [a], b{{, e}}", cop=("wb", "cg", "cs", "wt"), **_STORE
+)
 @instruction(
     f"st.order{{.mmio}}{{.scope}}{{.space}}{_HINTS}{{.vec}}.type [a], b{{, e}}",
     order=("volatile", "relaxed", "release"), scope=SCOPES, **_STORE,
