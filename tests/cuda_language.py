@@ -1,4 +1,4 @@
-"""Cases of tests/test_cuda_kernels.py: what the language offers (types, memory, atomics, calls, warps, control flow)."""
+"""Cases of tests/test_cuda_kernels.py: the language (types, memory, atomics, calls, warps, control flow)."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ class Step(NamedTuple):
     run: Callable[[Thread], Wait | None]
     guard: int  # register index, -1 without a guard
     negated: bool
-    index: int  # into Interpreter.executed
+    index: int  # type: ignore[assignment]  # into Interpreter.executed; nobody calls tuple.index
     ins: Instruction
 
 

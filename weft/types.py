@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class ScalarType:
-    """One PTX type. `kind` is b (untyped), u, s, f, or pred; `lanes` is 2 for packed pairs such as f16x2, 4 for u8x4."""
+    """One PTX type. `kind` is b (untyped), u, s, f, or pred; `lanes` is 2 for packed pairs (f16x2), 4 for u8x4."""
 
     name: str
     bits: int
@@ -70,7 +70,7 @@ class Dim3(NamedTuple):
     z: int = 1
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # a shape has no use for tuple.count
         return self.x * self.y * self.z
 
 

@@ -105,7 +105,7 @@ class _Flattener:
         function = self.function
         if not function.is_entry and any(p.in_register for p in (*function.params, *function.returns)):
             raise UnsupportedError(
-                f"{function.name}: .reg parameters of a recursive function, or of one called through a pointer, are not "
+                f"{function.name}: .reg parameters of a recursive function, or of one called by pointer, are not "
                 "supported; declare them .param",
                 file=self.module.file, line=function.line,
             )  # fmt: skip
@@ -191,7 +191,9 @@ class _Flattener:
         for formal, actual in zip(callee.returns, target.returns, strict=True):
             if formal.in_register:
                 self.registers[inner.register(formal.name)] = formal.type
-                moves_after.append(self._move(formal, self._operand(actual, names, ins), Register(inner.register(formal.name)), ins))
+                moves_after.append(
+                    self._move(formal, self._operand(actual, names, ins), Register(inner.register(formal.name)), ins)
+                )
             else:
                 params[formal.name] = names.symbol(getattr(actual, "name", ""))
         self._expand(callee, inner, params, end, (*stack, name))
@@ -214,7 +216,9 @@ class _Flattener:
             params[formal.name] = place
             value = self._operand(actual, names, ins)
             type_ = f"b{formal.type.bits}"
-            body.append(Instruction("st", ("param", type_), (Address(Symbol(place)), value), None, ins.line, ins.location))
+            body.append(
+                Instruction("st", ("param", type_), (Address(Symbol(place)), value), None, ins.line, ins.location)
+            )
 
     @staticmethod
     def _move(formal: Param, destination, source, ins: Instruction) -> Instruction:
@@ -311,7 +315,9 @@ class _Flattener:
         """Static variables first, in order of declaration; `.extern .shared x[]` begins behind them."""
         used = self._used_symbols()
         variables = [
-            v for v in (*self.module.variables.values(), *self.shared.values()) if v.space == "shared" and v.name in used
+            v
+            for v in (*self.module.variables.values(), *self.shared.values())
+            if v.space == "shared" and v.name in used
         ]
         offsets: dict[str, int] = {}
         at = 0

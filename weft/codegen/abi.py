@@ -8,7 +8,8 @@ memories: one block memory holds all that a resident block owns:
 The compiled kernel exports `weft_run(Worker*)`, which claims blocks from `Launch.next_block` until none is left or
 `Launch.stop` is set. Inside, one function runs one warp:
 
-    i32 @warp(ptr worker, ptr block, ptr frame, ptr shared, ptr local, i32 w, i32 state, i32 ctaid_x, i32 ctaid_y, i32 ctaid_z)
+    i32 @warp(ptr worker, ptr block, ptr frame, ptr shared, ptr local, i32 w, i32 state,
+              i32 ctaid_x, i32 ctaid_y, i32 ctaid_z)
 
 `state` 0 starts the warp; the result is `status | next_state << 8` with a status of WARP_*.
 """

@@ -100,7 +100,9 @@ class Builder:
         v.offset = to_signed(value, bits) if bits > 1 else value & 1
         return v
 
-    def scalar(self, name: str, bits: int, lo: int | None = None, hi: int | None = None, nz: int | None = None) -> Value:
+    def scalar(
+        self, name: str, bits: int, lo: int | None = None, hi: int | None = None, nz: int | None = None
+    ) -> Value:
         """A uniform value from an SSA scalar, with what is known of its signed range and its bits."""
         v = Value(bits)
         v.base = name
@@ -139,7 +141,9 @@ class Builder:
         v.table = table
         return v
 
-    def _affine(self, base: str | None, offset: int, table: Table | None, bits: int, lo: int, hi: int, nz: int) -> Value:
+    def _affine(
+        self, base: str | None, offset: int, table: Table | None, bits: int, lo: int, hi: int, nz: int
+    ) -> Value:
         """An affine value in canonical form: table[0][0] is 0, offset fits the width."""
         if base is None:
             lo = hi = nz = 0
@@ -207,7 +211,9 @@ class Builder:
         width = 8 if bits == 1 else bits
         items = ", ".join(f"i{width} {x}" for x in values)
         table = self.constant_global(("row", bits, tuple(values)), f"[{self.warps} x i{width}]", f"[{items}]")
-        loaded = self.t(f"load i{width}, ptr {self.t(f'getelementptr i{width}, ptr {table}, i32 %w')}, !invariant.load !1")
+        loaded = self.t(
+            f"load i{width}, ptr {self.t(f'getelementptr i{width}, ptr {table}, i32 %w')}, !invariant.load !1"
+        )
         return self.t(f"trunc i8 {loaded} to i1") if bits == 1 else loaded
 
     def literal(self, value: int, bits: int) -> str:
@@ -340,9 +346,7 @@ class Builder:
         while len(parts) > 1:
             index = ", ".join(f"i32 {i}" for i in range(2 * lanes))
             parts = [
-                self.t(
-                    f"shufflevector <{lanes} x {type_}> {a}, <{lanes} x {type_}> {b}, <{2 * lanes} x i32> <{index}>"
-                )
+                self.t(f"shufflevector <{lanes} x {type_}> {a}, <{lanes} x {type_}> {b}, <{2 * lanes} x i32> <{index}>")
                 for a, b in zip(parts[::2], parts[1::2])
             ]
             lanes *= 2
@@ -799,7 +803,9 @@ class Builder:
             v = Value(64)
             v.wide = Wide(x.base, self._rest(x), 1, signed)
             return v
-        return self.elementwise([(x, f"i{narrow}")], bits, f"i{bits}", lambda n, T: f"{op} {T(f'i{narrow}')} {n[0]} to {T(f'i{bits}')}")
+        return self.elementwise(
+            [(x, f"i{narrow}")], bits, f"i{bits}", lambda n, T: f"{op} {T(f'i{narrow}')} {n[0]} to {T(f'i{bits}')}"
+        )
 
     def trunc(self, x: Value, bits: int) -> Value:
         if bits == x.bits:
@@ -813,14 +819,18 @@ class Builder:
             table = x.table
             if table is not None and max(abs(table.low), abs(table.high)) >= 1 << (bits - 1):
                 table = self.pool.apply(f"wrap{bits}", lambda a: _wrap(a, bits), table)
-                return self._affine(base, to_signed(x.offset, bits), table, bits, *full_range(bits), x.nz & mask_of(bits))
+                return self._affine(
+                    base, to_signed(x.offset, bits), table, bits, *full_range(bits), x.nz & mask_of(bits)
+                )
             low, high = full_range(bits)
             lo, hi = (x.lo, x.hi) if x.lo >= low and x.hi <= high else (low, high)
             nz = x.nz & mask_of(bits)
             if (lo, hi) == (low, high) and not nz >> (bits - 1):
                 lo, hi = 0, nz
             return self._affine(base, to_signed(x.offset, bits), table, bits, lo, hi, nz)
-        return self.elementwise([(x, f"i{wide}")], bits, f"i{bits}", lambda n, T: f"trunc {T(f'i{wide}')} {n[0]} to {T(f'i{bits}')}")
+        return self.elementwise(
+            [(x, f"i{wide}")], bits, f"i{bits}", lambda n, T: f"trunc {T(f'i{wide}')} {n[0]} to {T(f'i{bits}')}"
+        )
 
     def icmp(self, condition: str, x: Value, y: Value) -> Value:
         assert x.bits == y.bits, ("icmp", x.bits, y.bits)
@@ -905,7 +915,9 @@ class Builder:
     def _minmax(self, name: str, function, x: Value, y: Value) -> Value:
         bits = x.bits
         if name[0] == "u":
-            folded = self._fold(name, lambda a, b: function(_unsigned(a, bits), _unsigned(b, bits)).astype(np.int64), bits, x, y)
+            folded = self._fold(
+                name, lambda a, b: function(_unsigned(a, bits), _unsigned(b, bits)).astype(np.int64), bits, x, y
+            )
         else:
             folded = self._fold(name, function, bits, x, y)
         if folded is not None:
@@ -964,7 +976,7 @@ class Builder:
         if bits <= 32:
             if extend == "zext":
                 folded = self._fold(
-                    "mulhi_u", lambda a, b: ((_unsigned(a, bits) * _unsigned(b, bits)) >> np.uint64(bits)).astype(np.int64),
+                    "mulhi_u", _high_half(bits),
                     bits, x, y,
                 )  # fmt: skip
             else:
@@ -982,11 +994,15 @@ class Builder:
 
     def _plain_extend(self, x: Value, bits: int, op: str) -> Value:
         narrow = x.bits
-        return self.elementwise([(x, f"i{narrow}")], bits, f"i{bits}", lambda n, T: f"{op} {T(f'i{narrow}')} {n[0]} to {T(f'i{bits}')}")
+        return self.elementwise(
+            [(x, f"i{narrow}")], bits, f"i{bits}", lambda n, T: f"{op} {T(f'i{narrow}')} {n[0]} to {T(f'i{bits}')}"
+        )
 
     def _plain_trunc(self, x: Value, bits: int) -> Value:
         wide = x.bits
-        return self.elementwise([(x, f"i{wide}")], bits, f"i{bits}", lambda n, T: f"trunc {T(f'i{wide}')} {n[0]} to {T(f'i{bits}')}")
+        return self.elementwise(
+            [(x, f"i{wide}")], bits, f"i{bits}", lambda n, T: f"trunc {T(f'i{wide}')} {n[0]} to {T(f'i{bits}')}"
+        )
 
     def _mulhi64(self, x: Value, y: Value, signed: bool) -> Value:
         """High half of 64 x 64 from four 32-bit products: vectors have no wider multiply."""
@@ -1033,7 +1049,9 @@ class Builder:
             if signed:
                 folded = self._fold(op, function, bits, x, y)
             else:
-                folded = self._fold(op, lambda a, b: function(_unsigned(a, bits), _unsigned(b, bits)).astype(np.int64), bits, x, y)
+                folded = self._fold(
+                    op, lambda a, b: function(_unsigned(a, bits), _unsigned(b, bits)).astype(np.int64), bits, x, y
+                )
             if folded is not None:
                 return folded
         result = self._divide_fast(op, x, safe)
@@ -1052,16 +1070,25 @@ class Builder:
             return self._binary(op, x, y)
         signed = op[0] == "s"
         double = self._double_from(x, signed), self._double_from(y, signed)
-        q = self.elementwise([(double[0], "double"), (double[1], "double")], 64, "double", lambda n, T: f"fdiv {T('double')} {n[0]}, {n[1]}")
+        q = self.elementwise(
+            [(double[0], "double"), (double[1], "double")],
+            64,
+            "double",
+            lambda n, T: f"fdiv {T('double')} {n[0]}, {n[1]}",
+        )
         cast = "fptosi" if signed else "fptoui"
-        quotient = self.elementwise([(q, "double")], bits, f"i{bits}", lambda n, T: f"{cast} {T('double')} {n[0]} to {T(f'i{bits}')}")
+        quotient = self.elementwise(
+            [(q, "double")], bits, f"i{bits}", lambda n, T: f"{cast} {T('double')} {n[0]} to {T(f'i{bits}')}"
+        )
         if op.endswith("div"):
             return quotient
         return self._binary("sub", x, self._binary("mul", quotient, y))
 
     def _double_from(self, x: Value, signed: bool) -> Value:
         op = "sitofp" if signed else "uitofp"
-        return self.elementwise([(x, f"i{x.bits}")], 64, "double", lambda n, T: f"{op} {T(f'i{x.bits}')} {n[0]} to {T('double')}")
+        return self.elementwise(
+            [(x, f"i{x.bits}")], 64, "double", lambda n, T: f"{op} {T(f'i{x.bits}')} {n[0]} to {T('double')}"
+        )
 
     # ------------------------------------------------------------ packing
     def pack(self, parts: Sequence[Value]) -> Value:
@@ -1073,7 +1100,11 @@ class Builder:
             wide = self.zext(part, total)
             if at:
                 wide = self.shl(wide, self.const(at, 32)) if total <= 64 else self._shift_constant("shl", wide, at)
-            result = wide if result is None else (self.or_(result, wide) if total <= 64 else self._binary("or", result, wide))
+            result = (
+                wide
+                if result is None
+                else (self.or_(result, wide) if total <= 64 else self._binary("or", result, wide))
+            )
             at += part.bits
         return result
 
@@ -1238,7 +1269,12 @@ def _truncating_divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
 
 
-_DIVIDE = {
+def _high_half(bits: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The upper `bits` bits of an unsigned product, for up to 32 bits."""
+    return lambda a, b: ((_unsigned(a, bits) * _unsigned(b, bits)) >> np.uint64(bits)).astype(np.int64)
+
+
+_DIVIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "udiv": np.floor_divide,
     "urem": np.remainder,
     "sdiv": _truncating_divide,

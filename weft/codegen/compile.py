@@ -50,7 +50,17 @@ class CompileOptions:
     def key(self, name: str, block: Dim3) -> str:
         """The cache key: everything that the object depends on."""
         t = self.target
-        parts = (build_stamp(), self.ptx_key, name, tuple(block), self.small_grid, t.triple, t.cpu, t.features, t.vector_bits)
+        parts = (
+            build_stamp(),
+            self.ptx_key,
+            name,
+            tuple(block),
+            self.small_grid,
+            t.triple,
+            t.cpu,
+            t.features,
+            t.vector_bits,
+        )
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -123,8 +133,10 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
     kernel = CompiledKernel(
         name=name, block=block, warps=warps, frame_bytes=lowered.frame_bytes,
         static_shared_bytes=flat.static_shared_bytes, local_bytes=local_bytes, slot_count=len(lowering.slot_of),
-        symbols=tuple(lowering.symbol_index), sites=tuple(sites), has_barriers=lowered.kind != "plain", may_spin=lowered.may_spin,
-        registers=lowered.registers, has_loops=lowered.has_loops or bool(done), gang=GANG if lowered.kind == "ganged" else 1,
+        symbols=tuple(lowering.symbol_index), sites=tuple(sites), has_barriers=lowered.kind != "plain",
+        may_spin=lowered.may_spin,
+        registers=lowered.registers, has_loops=lowered.has_loops or bool(done),
+        gang=GANG if lowered.kind == "ganged" else 1,
     )  # fmt: skip
     kernel.timings = {"emit": emitted, **timings}
     return kernel, code

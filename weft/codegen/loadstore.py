@@ -253,7 +253,8 @@ class Access(Builder):
         while len(parts) > 1:
             # put halves side by side, then deal them out: component i of lane l ends at l * count + i
             parts = [
-                self.shuffle_constant(a, b, f"i{bits}", lanes, range(2 * lanes)) for a, b in zip(parts[::2], parts[1::2])
+                self.shuffle_constant(a, b, f"i{bits}", lanes, range(2 * lanes))
+                for a, b in zip(parts[::2], parts[1::2])
             ]
             lanes *= 2
         whole = parts[0]
@@ -355,9 +356,7 @@ class Access(Builder):
         def unknown():
             return self.diamond(inside, gather, slow, types)
 
-        return self.diamond(
-            run, lambda: self._load_run(first, bits, slot, address), unknown, types, weighted=False
-        )
+        return self.diamond(run, lambda: self._load_run(first, bits, slot, address), unknown, types, weighted=False)
 
     def _gather_pairs(self, chunks: Sequence[str]) -> list[str]:
         """Two 32-bit components: one 64-bit gather, then the halves apart."""
@@ -814,9 +813,7 @@ class Access(Builder):
                     found.append(self.t(f"extractelement <32 x i{bits}> {whole}, i32 {lane}"))
                 return found
 
-            names = self._maybe(
-                ok, lambda: self._scalar_loads(pointer, bits, count), first_lanes, [f"i{bits}"] * count
-            )
+            names = self._maybe(ok, lambda: self._scalar_loads(pointer, bits, count), first_lanes, [f"i{bits}"] * count)
             return [self.scalar(x, bits) for x in names]
         types = [self.vtype(bits)] * (self.chunks * count)
         offsets = self._lane_offsets(address)
@@ -912,7 +909,10 @@ class Access(Builder):
             for lane in range(WARP_LANES):
                 chunk = chunks[lane // self.chunk]
                 x = self.t(f"extractelement {self.vtype(bits)} {chunk}, i32 {lane % self.chunk}")
-                self.e(f"store i{bits} {x}, ptr {self._offset(pointer, int(offsets[lane]))}, align {bits // 8}, !noalias !3")
+                self.e(
+                    f"store i{bits} {x}, ptr {self._offset(pointer, int(offsets[lane]))}, align {bits // 8}, "
+                    "!noalias !3"
+                )
             return []
 
         self._maybe(ok, fast, slow, [])

@@ -101,7 +101,9 @@ class Lowering(WarpOps):
         self.resume_points: list[tuple[int, str]] = []
         self.simple_barriers = self._only_plain_barriers()
         self.used = {name for b in flow.blocks for op in self._ops(b) if op.ins.guard is None for name in op.reads}
-        self.used |= {name for b in flow.blocks for op in self._ops(b) if op.ins.guard for name in self._guarded_reads(op)}
+        self.used |= {
+            name for b in flow.blocks for op in self._ops(b) if op.ins.guard for name in self._guarded_reads(op)
+        }
         self.striding = self._striding_loops()
         self.far_blocks = self._far_blocks()
 
@@ -404,7 +406,9 @@ class Lowering(WarpOps):
         if entry.emit is None:
             raise UnsupportedError(f"{ins.name}: not supported here", file=self.file, line=ins.line)
         if entry.raw:
-            if all(self.registers.forms.get(name) is not None or not self.dry for name in op.reads if name not in op.writes):
+            if all(
+                self.registers.forms.get(name) is not None or not self.dry for name in op.reads if name not in op.writes
+            ):
                 entry.emit(self, op.match, ins)
             return
         results = self._evaluate(op)
@@ -558,7 +562,7 @@ class Lowering(WarpOps):
 
     def _argument_parts(self, formal, actual):
         if isinstance(actual, Symbol):
-            for offset, bits in self._parameter_parts(actual.name):
+            for offset, _ in self._parameter_parts(actual.name):
                 yield offset, self.registers.read(f"{actual.name}@{offset}")
             if actual.name in self.local_offsets:
                 for offset in range(0, formal.size, 4):
@@ -589,8 +593,10 @@ class Lowering(WarpOps):
     def _call_arguments(self, target, count: int) -> list[Value] | None:
         values = []
         for argument in target.arguments[:count]:
-            value = self.registers.read(f"{argument.name}@0") if not isinstance(argument, Register) else self.read(
-                argument, 64
+            value = (
+                self.registers.read(f"{argument.name}@0")
+                if not isinstance(argument, Register)
+                else self.read(argument, 64)
             )
             if value is None:
                 return None
@@ -763,9 +769,7 @@ class Lowering(WarpOps):
     def divergent_blocks(self) -> set[int]:
         if not hasattr(self, "_divergent"):
             self._divergent = {
-                b.index
-                for b in self.flow.blocks
-                if b.kind in ("branch", "switch") and not self._form_is_uniform(b)
+                b.index for b in self.flow.blocks if b.kind in ("branch", "switch") and not self._form_is_uniform(b)
             }
         return self._divergent
 
@@ -1138,8 +1142,8 @@ class Lowering(WarpOps):
         if kind == "plain" and not self.simple_barriers:
             kind = "general"
         return Lowered(
-            text, self.functions, self.declarations, self.support, kind, (), frame, len(self.slot_of), tuple(self.symbol_index), bool(self.flow.loops),
-            bool(self.spinning), self._register_estimate(),
+            text, self.functions, self.declarations, self.support, kind, (), frame, len(self.slot_of),
+            tuple(self.symbol_index), bool(self.flow.loops), bool(self.spinning), self._register_estimate(),
         )  # fmt: skip
 
     def _head(self) -> str:

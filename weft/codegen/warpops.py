@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from weft.codegen import abi
-from weft.codegen.loadstore import Access
+from weft.codegen.loadstore import CONTEXT, Access
 from weft.codegen.value import WARP_LANES, Value
 from weft.errors import PtxError, UnsupportedError
 from weft.isa.operands import (
@@ -195,7 +195,9 @@ class WarpOps(Access):
             self.declare(f"declare {vtype} {name}(<{n} x ptr>, <{n} x i1>, {vtype})")
             lanes = self.vector_literal([1] * n, 1)
             found.append(
-                self.t(f"call {vtype} {name}(<{n} x ptr> align 4 {pointers}, <{n} x i1> {lanes}, {vtype} zeroinitializer)")
+                self.t(
+                    f"call {vtype} {name}(<{n} x ptr> align 4 {pointers}, <{n} x i1> {lanes}, {vtype} zeroinitializer)"
+                )
             )
         return self.varying(found, 32)
 
@@ -316,7 +318,9 @@ class WarpOps(Access):
         if word != "-1":
             self.declare("declare i32 @llvm.cttz.i32(i32, i1)")
             lane = self.t(f"call i32 @llvm.cttz.i32(i32 {word}, i1 false)")
-        self.e(f"call void {name}(ptr %wk, ptr %blk, i32 %w, i32 {int(kind)}, i32 {self.site}, i32 {lane}, i64 0, i32 0)")
+        self.e(
+            f"call void {name}(ptr %wk, ptr %blk, i32 %w, i32 {int(kind)}, i32 {self.site}, i32 {lane}, i64 0, i32 0)"
+        )
         self.after_slow_call()
 
     def host_call(self, kind, values: Sequence[Value]) -> Value:
@@ -327,7 +331,7 @@ class WarpOps(Access):
         padded = [*values, *([self.const(0, 64)] * (5 - len(values)))]
         data = ", ".join(f"<32 x i64> {self.join_chunks(self.vec(self.resize(v, 64, False)), 'i64')}" for v in padded)
         whole = self.t(
-            f"call <32 x i64> {name}(ptr %wk, ptr %blk, i32 %w, i32 {int(kind)}, i32 {self.site}, i32 {self.mask_word()}, {data})"
+            f"call <32 x i64> {name}({CONTEXT}, i32 {int(kind)}, i32 {self.site}, i32 {self.mask_word()}, {data})"
         )
         self.after_slow_call()
         return self.varying(self.split_chunks(whole, "i64"), 64)

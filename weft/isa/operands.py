@@ -90,7 +90,7 @@ class CallTarget:
     prototype: str = ""
 
 
-Operand = Union[
+Operand = Union[  # noqa: UP007  (the forward reference in Pair needs a type that exists at run time)
     Register, SpecialRegister, Immediate, Symbol, Address, Vector, Pair, Negated, LabelRef, Discard, CallTarget
 ]
 

@@ -602,13 +602,13 @@ class BodyParser:
                 offset = parse_integer(lexer, "offset")
         else:
             base = Immediate(parse_integer(lexer, "address"))
-        coordinates = None
-        if lexer.accept(","):
-            items = self._operand_list()
-            first = items[0]
-            coordinates = first if len(items) == 1 and isinstance(first, Vector) else Vector(tuple(items))
+        if not lexer.accept(","):
+            lexer.expect("]")
+            return Address(base, offset)
+        items = self._operand_list()
+        first = items[0]
         lexer.expect("]")
-        return Address(base, offset, coordinates)
+        return Address(base, offset, first if len(items) == 1 and isinstance(first, Vector) else Vector(tuple(items)))
 
     # ------------------------------------------------------------ control flow
     def _control(self, opcode: str, text: str, start: int, end: int) -> tuple:
