@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 STACK_BYTES = 16 * 1024
 
 
-# Blocks of a grid-stride kernel that take turns on one worker. More do not help, and their frames should stay in L1/L2.
-GANG = 64
+# Blocks of a grid-stride kernel that take turns on one worker: saxpy with a grid of 128 runs at 27 GB/s with 64, at 35
+# with 128 (plain saxpy: 50).
+GANG = 128
 
 
 @dataclass(frozen=True)

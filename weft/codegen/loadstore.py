@@ -17,6 +17,7 @@ from weft.codegen.value import WARP_LANES, Value, full_range, mask_of
 MAX_RUNS = 4  # pieces that a known pattern may consist of before a gather is cheaper
 _PLAIN_UPDATES = ("add", "and", "or", "xor")
 PREFETCH_ROUNDS = 8
+TURNS_AHEAD = 16
 WEIGHTS = ", !prof !0"
 CONTEXT = "ptr %wk, ptr %blk, i32 %w"  # what every support function takes first
 
@@ -204,7 +205,11 @@ class Access(Builder):
 
     def prefetch_ahead(self, base: str, window: int) -> None:
         """In a loop that strides by the grid, fetch what this load will want PREFETCH_ROUNDS rounds later: each round
-        is far from the last one, so the processor's own prefetchers see no pattern."""
+        is far from the last one, so the processor's own prefetchers see no pattern. Where warps take turns, what the
+        warp TURNS_AHEAD turns later will want lies that much further on."""
+        if self.takes_turns():
+            self._prefetch(self.t(f"add i64 {base}, {TURNS_AHEAD * window}"), window)
+            return
         slot = self.previous_address()
         if slot is None:
             return
@@ -212,9 +217,12 @@ class Access(Builder):
         self.e(f"store i64 {base}, ptr {slot}")
         step = self.t(f"sub i64 {base}, {before}")
         ahead = self.t(f"add i64 {base}, {self.t(f'mul i64 {step}, {PREFETCH_ROUNDS}')}")
+        self._prefetch(ahead, window)
+
+    def _prefetch(self, address: str, window: int) -> None:
         self.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         for offset in range(0, min(window, 512), 64):
-            at = ahead if offset == 0 else self.t(f"add i64 {ahead}, {offset}")
+            at = address if offset == 0 else self.t(f"add i64 {address}, {offset}")
             pointer = self.t(f"inttoptr i64 {at} to ptr")
             self.e(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 3, i32 1)")
 

@@ -179,6 +179,11 @@ class Lowering(WarpOps):
         """What a guarded instruction reads, without its own destinations' old values."""
         return op.reads[: len(op.reads) - len(op.writes)] if op.opcode != "bra" else op.reads
 
+    def takes_turns(self) -> bool:
+        """This block is in a loop whose warps take turns, a round each."""
+        here = self.block_now.index
+        return any(loop.header in self.striding and here in loop.blocks for loop in self.flow.loops)
+
     def previous_address(self) -> str | None:
         """Where a load in a grid-stride loop keeps the address of its last round; None elsewhere."""
         if self.block_now.index not in self.far_blocks:
