@@ -56,7 +56,7 @@ def test_emission(opcode):
     assert not wrong, "\n".join(wrong[:20])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("opcode", OPCODES)
 def test_emission_thorough(opcode):
     wrong = [text for form in pick(opcode, 10**6) for text in check_emission(form, 1000)]
@@ -85,7 +85,7 @@ def test_device(opcode):
     assert not wrong, "\n".join(wrong[:20])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("opcode", OPCODES)
 def test_device_thorough(opcode):
     instances = [instance for form in pick(opcode, RUN_THOROUGH) for instance in instances_of(form)]

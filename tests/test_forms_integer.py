@@ -80,7 +80,7 @@ def test_device(opcode):
     assert not wrong, "\n".join(wrong[:20])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("opcode", OPCODES)
 def test_device_thorough(opcode):
     limit = RUN if len(own_entries(opcode)) > 8 else RUN_THOROUGH
