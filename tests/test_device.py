@@ -322,3 +322,12 @@ def test_import_is_quick() -> None:
         assert llvm == "False"
         times.append(float(seconds))
     assert min(times) < 0.5, times
+
+
+def test_alloca_gives_each_thread_stack_of_its_own():
+    gpu = weft.Device("a100")
+    source = (Path(__file__).parent / "ptx" / "alloca.ptx").read_text()
+    out = gpu.zeros((40, 2), np.uint32)
+    gpu.load(source, "alloca.ptx")["stacked"][1, 40](out)
+    t = np.arange(40)
+    np.testing.assert_array_equal(out.numpy(), np.stack([4 * t + 4 + 3 * t, 7 + t], 1))

@@ -389,6 +389,22 @@ class Thread:
             return at if variable is not None and variable.space == "local" else LOCAL_WINDOW + at
         return self.interpreter.symbol(self.frame.code.function, name) + offset
 
+    def stack_top(self) -> int:
+        """End of the local memory in use."""
+        return len(self.local)
+
+    def allocate_stack(self, size: int, align: int) -> int:
+        """alloca: the offset of `size` new bytes of local memory."""
+        at = -(-len(self.local) // align) * align
+        if at + size > STACK_LIMIT:
+            raise self.fault(StackOverflowError, f"alloca of {size} bytes with {at} bytes of local memory in use")
+        self.local.extend(bytes(at + size - len(self.local)))
+        return at
+
+    def restore_stack(self, top: int) -> None:
+        """stackrestore: frees what lies above `top`."""
+        del self.local[top:]
+
     def window(self, space: str) -> int:
         """First address of the generic window of shared or local memory."""
         return {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW}[space]

@@ -25,6 +25,7 @@ from weft.ptx.module import Label
 from weft.types import TYPES
 
 CARRY = "%cc.cf"  # the carry flag, kept as one more register
+STACK = "%local.top"  # end of the local memory in use, which alloca moves; likewise
 # Opcodes that end a block and take part in control flow; a guard on one of them becomes a branch.
 _CONTROL = {"bra", "brx", "ret", "exit", "bar", "barrier", "call", "trap", "brkpt"}
 
@@ -125,6 +126,9 @@ def make_op(ins: Instruction, site: int, file: str) -> Op:
                 writes += registers_of(item)
             for item in (*operand.arguments, operand.target):
                 reads += registers_of(item)
+    if "stack" in m.entry.effects:
+        reads.append(STACK)
+        writes.append(STACK)
     if "carry_in" in m.entry.effects:
         reads.append(CARRY)
     if "carry_out" in m.entry.effects:

@@ -117,7 +117,7 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
             body = flatten_function(module, function)
             texts.append(_lowering(module, body, block, options, len(sites), lowering).run().text)
             sites += _sites(body)
-    local_bytes = flat.local_bytes + (STACK_BYTES if done else 0)
+    local_bytes = flat.local_bytes + (STACK_BYTES if done or lowered.allocates else 0)
     warps = (block.count + 31) // 32
     needed = lowered.support | scheduler_needs(lowered.kind)
     ir = "".join([

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from weft.analysis.divergence import Divergence, Group, find_groups
-from weft.analysis.flow import CARRY, Block, Flow, Loop, Op
+from weft.analysis.flow import CARRY, STACK, Block, Flow, Loop, Op
 from weft.analysis.inline import FlatFunction, address_taken, call_layout
 from weft.analysis.order import ordered_ops
 from weft.codegen import abi
@@ -54,6 +54,7 @@ class Lowered:
     slot_count: int
     symbols: tuple[str, ...]
     has_loops: bool
+    allocates: bool  # uses alloca
     may_spin: bool
     registers: int
 
@@ -80,7 +81,7 @@ class Lowering(WarpOps):
         self.local_offsets = flat.local_offsets
         self.parameter_offsets = flat.parameter_offsets
         self.static_shared = flat.static_shared_bytes
-        self.has_local = flat.local_bytes > 0
+        self.has_local = flat.local_bytes > 0 or STACK in flow.registers
         self.symbol_index: dict[str, int] = {}
         if caller is not None:
             self.slot_of, self.symbol_index, self.support = caller.slot_of, caller.symbol_index, caller.support
@@ -119,6 +120,7 @@ class Lowering(WarpOps):
     def _register_bits(self) -> dict[str, int]:
         bits = {name: t.bits for name, t in self.flat.registers.items()}
         bits[CARRY] = 1
+        bits[STACK] = 64
         return bits
 
     def _only_plain_barriers(self) -> bool:
@@ -251,6 +253,8 @@ class Lowering(WarpOps):
         return form is None or form.is_uniform
 
     def _settle_forms(self) -> None:
+        if STACK in self.flow.registers:
+            self.registers.join(STACK, self.const(self.flat.local_bytes, 64))
         for _ in range(MAX_PASSES):
             self.registers.changed = False
             for b in self.flow.order:
@@ -269,9 +273,25 @@ class Lowering(WarpOps):
         found = False
         for name, bit in self.flow.registers.items():
             if entry >> bit & 1 and name not in self.registers.forms and name in self.registers.bits:
-                self.registers.join(name, self.const(0, self.registers.bits[name]))
+                self.registers.join(name, self.const(self._initial(name), self.registers.bits[name]))
                 found = True
         return found
+
+    def _initial(self, name: str) -> int:
+        """What a register holds before anything is written to it."""
+        return self.flat.local_bytes if name == STACK else 0
+
+    def stack_top(self) -> Value | None:
+        """End of the local memory in use, per lane, 64 bits."""
+        if self.is_function:
+            raise UnsupportedError(
+                f"{self.op.ins.name}: not in a recursive function or one called through a pointer",
+                file=self.file, line=self.op.ins.line,
+            )  # fmt: skip
+        return self.registers.read(STACK)
+
+    def set_stack_top(self, value: Value) -> None:
+        self.write(Register(STACK), value)
 
     def _note_barrier_result(self, block: Block) -> None:
         if block.kind == "suspend" and "red" in block.terminator.ins.modifiers:
@@ -1148,7 +1168,8 @@ class Lowering(WarpOps):
             kind = "general"
         return Lowered(
             text, self.functions, self.declarations, self.support, kind, (), frame, len(self.slot_of),
-            tuple(self.symbol_index), bool(self.flow.loops), bool(self.spinning), self._register_estimate(),
+            tuple(self.symbol_index), bool(self.flow.loops), STACK in self.flow.registers,
+            bool(self.spinning), self._register_estimate(),
         )  # fmt: skip
 
     def _head(self) -> str:
@@ -1264,11 +1285,13 @@ class Lowering(WarpOps):
 
     def _zero(self, name: str, storage) -> None:
         form = self.registers.forms[name]
+        first = self._initial(name)
         for p in storage.chunks:
-            self.e(f"store {self.vtype(form.bits)} zeroinitializer, ptr {p}")
+            literal = self.vector_literal([first] * self.chunk, form.bits)
+            self.e(f"store {self.vtype(form.bits)} {literal}, ptr {p}")
         if form.wide is not None:
             self.e(f"store i64 0, ptr {storage.scalars[0]}")
             self.e(f"store i32 0, ptr {storage.scalars[1]}")
         else:
             for p in storage.scalars:
-                self.e(f"store i{form.bits} 0, ptr {p}")
+                self.e(f"store i{form.bits} {first}, ptr {p}")

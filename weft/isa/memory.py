@@ -229,3 +229,53 @@ class CreatePolicy:
 
 
 assert set(LOAD_TYPES) <= set(TYPES)
+
+
+# ---------------------------------------------------------------- stack
+_STACK = {"raw": True, "pipe": "alu", "effects": ("stack",), "ptx": "7.3", "sm": 52}
+
+
+@instruction("alloca.type d, a{, b}", type=("u32", "u64"), operands={"b": "u32"}, section="9.7.16.3", **_STACK)
+class Alloca:
+    """Local memory that lives until the function returns or stackrestore frees it; b is the alignment, 8 without it.
+    Memory beyond the thread's limit faults when it is used."""
+
+    @staticmethod
+    def reference(t, m, ins):
+        align = ins.operands[2].value if len(ins.operands) > 2 else 8
+        t.write(ins.operands[0], m.operand_type("d"), t.allocate_stack(t.read(ins.operands[1], m.type), align))
+
+    @staticmethod
+    def emit(b, m, ins):
+        align = ins.operands[2].value if len(ins.operands) > 2 else 8
+        size = b.zext(b.read(ins.operands[1], m.type.bits), 64)
+        top = b.stack_top()
+        place = b.and_(b.add(top, b.const(align - 1, 64)), b.const(-align, 64))
+        b.set_stack_top(b.add(place, size))
+        b.write(ins.operands[0], b.trunc(place, m.type.bits))
+
+
+@instruction("stacksave.type d", type=("u32", "u64"), section="9.7.16.1", **_STACK)
+class StackSave:
+    """The end of the stack, for stackrestore."""
+
+    @staticmethod
+    def reference(t, m, ins):
+        t.write(ins.operands[0], m.type, t.stack_top())
+
+    @staticmethod
+    def emit(b, m, ins):
+        b.write(ins.operands[0], b.trunc(b.stack_top(), m.type.bits))
+
+
+@instruction("stackrestore.type a", type=("u32", "u64"), section="9.7.16.2", **_STACK)
+class StackRestore:
+    """Frees what alloca gave since the stacksave."""
+
+    @staticmethod
+    def reference(t, m, ins):
+        t.restore_stack(t.read(ins.operands[0], m.type))
+
+    @staticmethod
+    def emit(b, m, ins):
+        b.set_stack_top(b.zext(b.read(ins.operands[0], m.type.bits), 64))
