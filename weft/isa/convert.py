@@ -108,6 +108,13 @@ def number_range(type: ScalarType) -> tuple[int, int]:
 
 
 # ---------------------------------------------------------------- integer to float
+def types_as_spelt(m: Match) -> str:
+    """A `where` for entries whose types are literals: `.ue8m0x2.bf16x2` is not `.bf16x2.ue8m0x2`."""
+    spelt = [slot.name for slot in m.entry.modifiers if slot.literal and slot.name in ("ue8m0x2", "bf16x2")]
+    found = [token for token in m.tokens if token in spelt]
+    return "" if found == spelt else f"found .{'.'.join(found)}, expected .{'.'.join(spelt)}"
+
+
 def in_order(m: Match) -> str:
     """A `where`: the destination's type is written first. Modifiers match as a set, so a signature whose two type lists
     have nothing in common would take the opposite conversion for its own."""
@@ -232,8 +239,13 @@ CLAMPED = {**TO_FLOAT, "frnd": ("rn", "rz"), "sm": 80, "ptx": "7.0"}
              tolerance=ANY_NAN)  # fmt: skip
 @instruction("cvt{.frnd}{.ftz}.dtype.atype d, a", dtype=("f32",), atype=("bf16",), sm=80, ptx="7.1", **TO_FLOAT)
 @instruction("cvt{.frnd}.dtype.atype d, a", dtype=("f16", "f64"), atype=("bf16",), sm=90, ptx="7.8", **TO_FLOAT)
-@instruction("cvt.frnd.relu{.satfinite}.dtype.atype d, a", dtype=("f16", "bf16"), atype=("f32",), **CLAMPED)
-@instruction("cvt.frnd.satfinite.dtype.atype d, a", dtype=("f16", "bf16"), atype=("f32",), **CLAMPED)
+@instruction("cvt.frnd.relu.dtype.atype d, a", dtype=("f16", "bf16"), atype=("f32",), **CLAMPED)
+@instruction("cvt.frnd.relu.satfinite.dtype.atype d, a", dtype=("f16", "bf16"), atype=("f32",),
+             **{**CLAMPED, "ptx": "8.1"})  # fmt: skip
+@instruction("cvt.frnd.satfinite.dtype.atype d, a", dtype=("f16",), atype=("f32",),
+             **{**CLAMPED, "ptx": "8.1", "sm": 75})  # fmt: skip
+@instruction("cvt.frnd.satfinite.dtype.atype d, a", dtype=("bf16",), atype=("f32",),
+             **{**CLAMPED, "ptx": "8.1"})  # fmt: skip
 class FloatToFloat:
     """Widened exactly, narrowed with every rounding."""
 
@@ -491,7 +503,8 @@ def ue8m0_lanes(pattern: int, bits: int) -> tuple[int, int]:
 
 @instruction("cvt.frnd{.satfinite}.ue8m0x2.f32 d, a, b", frnd=("rz", "rp"),
              operands={"d": "b16", "a": "f32", "b": "f32"}, pipe="xu", sm=100, ptx="8.6", section=SECTION)  # fmt: skip
-@instruction("cvt.frnd{.satfinite}.ue8m0x2.bf16x2 d, a", frnd=("rz", "rp"), operands={"d": "b16", "a": "bf16x2"},
+@instruction("cvt.frnd{.satfinite}.ue8m0x2.bf16x2 d, a", where=types_as_spelt, frnd=("rz", "rp"),
+             operands={"d": "b16", "a": "bf16x2"},
              pipe="xu", sm=100, ptx="8.6", section=SECTION)  # fmt: skip
 class ToScalePair:
     """Two numbers to powers of two: their signs are dropped."""
@@ -526,7 +539,8 @@ def emit_scale(b, m: Match, x):
     return b.trunc(exponent, 8)
 
 
-@instruction("cvt.rn.bf16x2.ue8m0x2 d, a", operands={"d": "bf16x2", "a": "b16"}, pipe="xu", sm=100, ptx="8.6",
+@instruction("cvt.rn.bf16x2.ue8m0x2 d, a", where=types_as_spelt,
+             operands={"d": "bf16x2", "a": "b16"}, pipe="xu", sm=100, ptx="8.6",
              section=SECTION)  # fmt: skip
 class FromScalePair:
     """Two powers of two as bf16."""
