@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import passive  # noqa: F401  (before NumPy and PyTorch)
 from common import Row, benchmark_parser, limit_row, median_times, print_rows, ratio_row, write_rows
 from native import build_native
 from probes import CHIP, KERNELS, SIMULATED, SUMS_A_BLOCK

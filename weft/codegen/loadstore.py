@@ -30,6 +30,7 @@ class Access(Builder):
 
     def setup_access(self, has_scatter: bool) -> None:
         self.has_scatter = has_scatter
+        self.has_mask_registers = has_scatter
         self.support: set[str] = set()
         self.slot_of: dict[object, int] = {}
         self.static_shared = 0
@@ -688,6 +689,25 @@ class Access(Builder):
         self.diamond(ok, fast, slow, [])
 
     def _store_chunks(self, pointer: str, value: Value) -> None:
+        if self.mask is None or self.has_mask_registers:
+            self._store_masked(pointer, value)
+            return
+        # Masked stores without mask registers take tens of cycles; a warp with all its lanes does without them.
+        mask = self.mask
+
+        def whole() -> list[str]:
+            self.mask = None
+            self._store_masked(pointer, value)
+            self.mask = mask
+            return []
+
+        def partly() -> list[str]:
+            self._store_masked(pointer, value)
+            return []
+
+        self.diamond(self.all_running(), whole, partly, [])
+
+    def _store_masked(self, pointer: str, value: Value) -> None:
         bits, n = value.bits, self.chunk
         for c, x in enumerate(self.vec(value)):
             self._store_vector(self._offset(pointer, c * n * bits // 8), x, bits, c)
