@@ -44,7 +44,13 @@ class Teacher(nn.Module):
 def make_student() -> nn.Module:
     """[n, 1, 8, 8] -> logits [n, 10], with few weights."""
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 20), nn.ReLU(), nn.Linear(20, 10)
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, 20),
+        nn.ReLU(),
+        nn.Linear(20, 10),
     )
 
 
@@ -98,7 +104,9 @@ def time_one_image(network: nn.Module, device: torch.device) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=400, help="training steps of the teacher; the students take three times as many")
+    parser.add_argument(
+        "--steps", type=int, default=400, help="training steps of the teacher; the students take three times as many"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)

@@ -147,7 +147,8 @@ def main() -> None:
         mean = learn(agent, optimiser, carts, 32)
         if (update + 1) % 20 == 0:
             print(f"update {update + 1:3}     mean round {mean:6.1f} steps")
-    print(f"the agent      mean round {play(agent, Carts(args.carts, device), LONGEST)[1]:6.1f} steps of at most {LONGEST}")
+    reached = play(agent, Carts(args.carts, device), LONGEST)[1]
+    print(f"the agent      mean round {reached:6.1f} steps of at most {LONGEST}")
     times = {d: time_step(4096, d) for d in devices()}
     print_comparison("decision and simulation step of 4,096 carts", times, 4096, "steps")
 

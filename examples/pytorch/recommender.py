@@ -57,7 +57,9 @@ class Recommender(nn.Module):
     def __init__(self, items: int):
         super().__init__()
         self.have = nn.EmbeddingBag(items + 1, WIDTH, mode="mean", padding_idx=items)
-        self.hidden = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Dropout(0.2), nn.Linear(2 * WIDTH, WIDTH))
+        self.hidden = nn.Sequential(
+            nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Dropout(0.2), nn.Linear(2 * WIDTH, WIDTH)
+        )
         self.items = nn.Embedding(items, WIDTH)
         self.popularity = nn.Parameter(torch.zeros(items))
 
