@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+sys.path.append(sys.path.pop(0))  # this folder last: files in it have the names of PyTorch and Triton
+
 import numpy as np
 import passive  # noqa: F401  (before NumPy and PyTorch)
 from common import Row, benchmark_parser, limit_row, median_times, print_rows, ratio_row, write_rows

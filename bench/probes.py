@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.append(sys.path.pop(0))  # this folder last: files in it have the names of PyTorch and Triton
+
 KERNELS = Path(__file__).parent / "kernels"
 CHIP = "a100"
 

@@ -25,7 +25,8 @@ LAYERS = (
     ("tools", "model", "timeline"),
     ("frontends", "report"),
     ("api",),
-    ("doctor",),
+    ("install",),
+    ("startup", "doctor"),
     ("cli",),
     ("__main__", "__init__"),
 )

@@ -13,6 +13,7 @@ from weft import errors
 from weft.api import Device
 from weft.chips import Chip, all_chips, find_chip
 from weft.errors import CudaError, WeftError
+from weft.install import install
 from weft.runtime.array import Array
 from weft.runtime.module import Kernel, Program
 from weft.runtime.stream import Event, Stream
@@ -32,4 +33,5 @@ __all__ = [
     "all_chips",
     "errors",
     "find_chip",
+    "install",
 ]

@@ -79,11 +79,16 @@ def main() -> None:
               help="Stop a launch that runs longer than this.")  # fmt: skip
 @click.option("--deterministic", is_flag=True, help="Run blocks in order on one thread.")
 @click.option("--seed", type=click.IntRange(min=1, max=2**32 - 1), help="Shuffle the order of blocks and warps.")
+@click.option("--triton-arch", metavar="ARCH", help="Let Triton compile for this architecture, as sm_80 (default: the "
+              "chip's).")  # fmt: skip
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does; the rest are its arguments.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM.py [ARGS]...")
 def run(gpu: str | None, threads: int | None, time_limit: float | None, deterministic: bool, seed: int | None,
-        module: str | None, program: tuple[str, ...]) -> None:  # fmt: skip
+        triton_arch: str | None, module: str | None, program: tuple[str, ...]) -> None:  # fmt: skip
     """Run a Python program on virtual GPUs.
+
+    Triton finds them instead of a GPU. On a machine with a real GPU it is used, unless --gpu (or WEFT_GPU) names a
+    virtual one.
 
     Options come before the program; what follows its name is passed to it.
     """
@@ -91,7 +96,8 @@ def run(gpu: str | None, threads: int | None, time_limit: float | None, determin
         raise click.UsageError("name a program: weft run PROGRAM.py, or weft run -m MODULE")
     if module is None:
         refuse_cuda_source(program[0])
-    apply_settings(gpu=gpu, threads=threads, time_limit=time_limit, deterministic=deterministic, seed=seed)
+    attach(gpu=gpu, threads=threads, time_limit=time_limit, deterministic=deterministic, seed=seed,
+           triton_arch=triton_arch)  # fmt: skip
     sys.exit(run_program(module, list(program)))
 
 
@@ -111,13 +117,18 @@ def refuse_cuda_source(program: str) -> None:
         )
 
 
-def apply_settings(**chosen) -> None:
-    """Makes the options that were given the process's settings. Raises WeftError for an unknown chip."""
-    given = {name: value for name, value in chosen.items() if value is not None and value is not False}
-    if given:
-        from weft import settings
+def attach(**chosen) -> None:
+    """Makes the options that were given the process's settings and attaches the front ends, except where the machine
+    has a real GPU and none was asked for. Raises WeftError for an unknown chip."""
+    from weft import settings
+    from weft.install import attach_front_ends, find_real_gpus
 
+    given = {name: value for name, value in chosen.items() if value is not None and value is not False}
+    if "gpu" not in given and not os.environ.get("WEFT_GPU") and (found := find_real_gpus()):
+        click.echo(f"weft: frameworks use the real GPU ({found[0]}); --gpu NAME chooses a virtual one", err=True)
         settings.configure(**given)
+        return
+    attach_front_ends(**given)
 
 
 def run_program(module: str | None, arguments: Sequence[str]) -> int:

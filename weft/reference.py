@@ -738,6 +738,8 @@ class Interpreter:
         slot: list[Step] = []
         if m.entry.effects & {"control", "barrier"} and not m.entry.raw:
             run = _decode_control(self, code, labels, m, ins, slot)
+        elif m.entry.raw and m.entry.collective:
+            run = _decode_warp(m, ins, slot)
         elif m.entry.raw:
             run = _decode_raw(m, ins)
         elif m.entry.collective:
@@ -854,6 +856,23 @@ def _decode_raw(m: Match, ins: Instruction) -> Callable[[Thread], Any]:
 
     def run(t: Thread) -> None:
         reference(t, m, ins)
+
+    return run
+
+
+def _decode_warp(m: Match, ins: Instruction, slot: list[Step]) -> Callable[[Thread], Wait]:
+    """A warp-wide instruction that reads and writes the lanes' operands itself: reference(threads, m, ins) sees a list
+    of 32 threads, None for a lane that is not there."""
+    reference = m.entry.reference
+
+    def finish(group: list[Thread]) -> None:
+        threads: list[Thread | None] = [None] * WARP_LANES
+        for thread in group:
+            threads[thread.lane] = thread
+        reference(threads, m, ins)
+
+    def run(t: Thread) -> Wait:
+        return Wait("warp", slot[0], slot[0].index, None, (), finish)
 
     return run
 

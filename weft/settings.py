@@ -7,6 +7,7 @@
 | WEFT_CACHE_DIR | folder of compiled kernels | $XDG_CACHE_HOME/weft, ~/.cache/weft |
 | WEFT_TIME_LIMIT | seconds after which a launch is stopped | none |
 | WEFT_TARGET | "avx2" leaves out AVX-512 and newer | what the processor has |
+| WEFT_TRITON_ARCH | architecture that Triton compiles for, as sm_80 | the chip's |
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Settings:
     cache_dir: Path
     time_limit: float | None = None
     target: str = ""
+    triton_arch: str = ""
     deterministic: bool = False
     seed: int = 0
 
@@ -53,6 +55,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cache_dir=Path(environment.get("WEFT_CACHE_DIR") or Path(home_cache) / "weft").expanduser(),
         time_limit=_read_seconds(environment.get("WEFT_TIME_LIMIT", "")),
         target=target,
+        triton_arch=environment.get("WEFT_TRITON_ARCH", ""),
     )
 
 

@@ -129,6 +129,8 @@ def make_op(ins: Instruction, site: int, file: str) -> Op:
     if "stack" in m.entry.effects:
         reads.append(STACK)
         writes.append(STACK)
+    if "accumulates" in m.entry.effects:
+        reads += writes
     if "carry_in" in m.entry.effects:
         reads.append(CARRY)
     if "carry_out" in m.entry.effects:

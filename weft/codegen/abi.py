@@ -166,6 +166,11 @@ class FaultKind(IntEnum):
     CALL = 9  # indirect call to something that is not a function
     BARRIER = 10  # barrier misuse: bad id or count
     HOST = 11  # a host call failed
+    DESCRIPTOR = 12  # a matrix descriptor of wgmma (the fault's address) that cannot be used; why is the fault's size
+
+
+# Why a matrix descriptor cannot be used: Fault.size of a DESCRIPTOR fault.
+DESCRIPTOR_OUTSIDE, DESCRIPTOR_TOO_WIDE, DESCRIPTOR_LANES = 1, 2, 3
 
 
 class HostCall(IntEnum):

@@ -18,6 +18,8 @@ MAX_RUNS = 4  # pieces that a known pattern may consist of before a gather is ch
 _PLAIN_UPDATES = ("add", "and", "or", "xor")
 PREFETCH_ROUNDS = 8
 TURNS_AHEAD = 16
+BLOCKS_AHEAD = 1
+WIDE_WINDOW = 256  # bytes of a warp's access from which on it is worth fetching ahead outside loops
 WEIGHTS = ", !prof !0"
 CONTEXT = "ptr %wk, ptr %blk, i32 %w"  # what every support function takes first
 
@@ -204,28 +206,47 @@ class Access(Builder):
             return chunk
         return self.t(f"add {self.vtype(64)} {chunk}, {self.vector_literal([offset] * self.chunk, 64)}")
 
-    def prefetch_ahead(self, base: str, window: int) -> None:
+    def prefetch_ahead(self, base: str, window: int, store: bool = False) -> None:
         """In a loop that strides by the grid, fetch what this load will want PREFETCH_ROUNDS rounds later: each round
         is far from the last one, so the processor's own prefetchers see no pattern. Where warps take turns, what the
-        warp TURNS_AHEAD turns later will want lies that much further on."""
+        warp TURNS_AHEAD turns later will want lies that much further on. Outside loops, a warp's wide access fetches
+        what the same warp of a later block will want: blocks mostly follow each other at equal distances in memory,
+        but the accesses of their warps are interleaved in pieces too short for the processor to see it."""
         if self.takes_turns():
-            self._prefetch(self.t(f"add i64 {base}, {TURNS_AHEAD * window}"), window)
+            if not store:
+                self._prefetch(self.t(f"add i64 {base}, {TURNS_AHEAD * window}"), window, 3)
             return
-        slot = self.previous_address()
+        slot = None if store else self.previous_address()
+        rounds, locality = PREFETCH_ROUNDS, 3
+        if slot is None:
+            slot = self.previous_block_address() if window >= WIDE_WINDOW else None
+            rounds, locality = BLOCKS_AHEAD, 2
         if slot is None:
             return
         before = self.t(f"load i64, ptr {slot}")
         self.e(f"store i64 {base}, ptr {slot}")
         step = self.t(f"sub i64 {base}, {before}")
-        ahead = self.t(f"add i64 {base}, {self.t(f'mul i64 {step}, {PREFETCH_ROUNDS}')}")
-        self._prefetch(ahead, window)
+        ahead = self.t(f"add i64 {base}, {self.t(f'mul i64 {step}, {rounds}')}")
+        self._prefetch(ahead, window, locality)
 
-    def _prefetch(self, address: str, window: int) -> None:
+    def previous_block_address(self) -> str | None:
+        """Where this access keeps the address it had in the worker's last block, one for each warp; None in loops."""
+        if self.in_loop():
+            return None
+        first = self.slot_of.get((self.site, "last"))
+        if first is None:
+            first = self.slot_of[(self.site, "last")] = len(self.slot_of)
+            for i in range(1, (self.warps + 1) // 2):
+                self.slot_of[(self.site, "last", i)] = len(self.slot_of)
+        array = self.t(f"getelementptr i8, ptr %slots, i64 {first * 16}")
+        return self.t(f"getelementptr i64, ptr {array}, i64 %w64")
+
+    def _prefetch(self, address: str, window: int, locality: int) -> None:
         self.declare("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         for offset in range(0, min(window, 512), 64):
             at = address if offset == 0 else self.t(f"add i64 {address}, {offset}")
             pointer = self.t(f"inttoptr i64 {at} to ptr")
-            self.e(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 3, i32 1)")
+            self.e(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 {locality}, i32 1)")
 
     # ------------------------------------------------------------ out of line
     def _slow_load(self, kind: str, address: Value, bits: int, count: int, slot: str = "") -> list[str]:
@@ -651,6 +672,7 @@ class Access(Builder):
             self._scatter_global(address, values, slot)
             return
         base, no_wrap = self._split_address(address)
+        self.prefetch_ahead(base, int(offsets.max()) + size * count, store=True)
         ok = self._check_global(base, int(offsets.max()) + size * count, size * count, slot)
         if no_wrap is not None:
             ok = self.t(f"and i1 {ok}, {no_wrap}")

@@ -16,11 +16,13 @@ from weft.analysis.divergence import Divergence, Group, find_groups
 from weft.analysis.flow import CARRY, STACK, Block, Flow, Loop, Op
 from weft.analysis.inline import FlatFunction, address_taken, call_layout
 from weft.analysis.order import ordered_ops
+from weft.analysis.tiles import Group as MultiplyGroup
 from weft.codegen import abi
 from weft.codegen.jit import Target, function_attributes
 from weft.codegen.registers import RegisterFile
+from weft.codegen.tiles import TileOps
 from weft.codegen.value import WARP_LANES, Value
-from weft.codegen.warpops import WarpOps
+from weft.codegen.wgmma import WgmmaOps, accumulator_runs
 from weft.errors import PtxError, UnsupportedError
 from weft.isa.operands import Address, Discard, Pair, Register, Symbol, Vector
 from weft.ptx.module import Module
@@ -59,7 +61,11 @@ class Lowered:
     registers: int
 
 
-class Lowering(WarpOps):
+def _is_shared(op: Op) -> bool:
+    return any(modifier.startswith("shared") for modifier in op.ins.modifiers)
+
+
+class Lowering(TileOps, WgmmaOps):
     """One kernel for one block shape. `run()` does it all."""
 
     def __init__(
@@ -74,6 +80,7 @@ class Lowering(WarpOps):
         self.functions: dict[str, str] = caller.functions if caller is not None else {}
         self.file = module.file
         self.setup_access(target.has("avx512f"))
+        self.setup_wgmma()
         self.has_mask_registers = target.has("avx512f") or not target.is_x86
         self.grid_limit = ((2**31 - 1) // block.x if small_grid else 2**31 - 1, 65535, 65535)
         self.registers = RegisterFile(self, self._register_bits())
@@ -145,13 +152,21 @@ class Lowering(WarpOps):
         if not origin:
             return False
         tainted = set(origin)
+        # One thread may poll and hand the value to the block through shared memory.
+        shared_loads = [op for op in ops if op.opcode == "ld" and _is_shared(op)]
+        handed_on = False
         changed = True
         while changed:
             changed = False
             for op in ops:
-                if not tainted.isdisjoint(op.reads) and not tainted.issuperset(op.writes):
+                if tainted.isdisjoint(op.reads):
+                    continue
+                if not tainted.issuperset(op.writes):
                     tainted.update(op.writes)
                     changed = True
+                if op.opcode == "st" and _is_shared(op) and not handed_on:
+                    handed_on = changed = True
+                    tainted.update(name for load in shared_loads for name in load.writes)
         for b in loop.blocks:
             block = self.flow.blocks[b]
             if block.kind in ("branch", "switch") and any(s not in loop.blocks for s in block.successors):
@@ -186,11 +201,17 @@ class Lowering(WarpOps):
         here = self.block_now.index
         return any(loop.header in self.striding and here in loop.blocks for loop in self.flow.loops)
 
+    def in_loop(self) -> bool:
+        """This block may run several times in one run of the warp, or belongs to a device function."""
+        here = self.block_now.index
+        return self.is_function or any(here in loop.blocks for loop in self.flow.loops)
+
     def previous_address(self) -> str | None:
         """Where a load in a grid-stride loop keeps the address of its last round; None elsewhere."""
         if self.block_now.index not in self.far_blocks:
             return None
-        name = f"%last.{self.site}"
+        self.counter += 1
+        name = f"%last.{self.counter}"
         self.registers.allocas += [f"  {name} = alloca i64", f"  store i64 0, ptr {name}"]
         return name
 
@@ -215,6 +236,10 @@ class Lowering(WarpOps):
     # ------------------------------------------------------------ driver
     def run(self) -> Lowered:
         self._analyse()
+        self.plan = {b.index: self.plan_groups(ordered_ops(b.ops)) for b in self.flow.blocks}
+        groups = [item for plan in self.plan.values() for item in plan if isinstance(item, MultiplyGroup)]
+        runs = accumulator_runs(op for b in self.flow.blocks for op in b.ops)
+        self.registers.runs = [*runs, *self.tile_places(groups)]
         self.registers.place(self._frame_registers())
         self.dry = False
         self._emit_all()
@@ -325,6 +350,8 @@ class Lowering(WarpOps):
 
     # ------------------------------------------------------------ instructions
     def _emit_op(self, op: Op) -> None:
+        if self.pending_wgmma and self.wgmma_conflicts(op):
+            self.finish_wgmma()
         self.op, self.site = op, op.site
         guard = op.ins.guard
         if guard is None:
@@ -768,8 +795,7 @@ class Lowering(WarpOps):
     def _emit_uniform_block(self, block: Block) -> None:
         self._enter_block(block)
         self.label(f"B{block.index}")
-        for op in ordered_ops(block.ops):
-            self._emit_op(op)
+        self._emit_ops(block)
         self.op = block.terminator or self.op
         self._flush(block)
         if block.kind == "trap":
@@ -785,7 +811,15 @@ class Lowering(WarpOps):
         else:
             self._branch_divergent(block)
 
+    def _emit_ops(self, block: Block) -> None:
+        for item in self.plan[block.index]:
+            if isinstance(item, MultiplyGroup):
+                self.emit_group(item)
+            else:
+                self._emit_op(item)
+
     def _flush(self, block: Block) -> None:
+        self.finish_wgmma()
         self.registers.flush(self.flow.live_out[block.index] | self.waiting, self.flow.registers)
 
     def _branch_is_uniform_now(self, block: Block) -> bool:
@@ -910,8 +944,7 @@ class Lowering(WarpOps):
         self.label(f"B{block.index}")
         self._clear_mask(slots)
         self.mask = self.block_mask = mask
-        for op in ordered_ops(block.ops):
-            self._emit_op(op)
+        self._emit_ops(block)
         self.op = block.terminator or self.op
         self._flush(block)
         self._leave_group_block(group, block)
@@ -1155,7 +1188,7 @@ class Lowering(WarpOps):
         prologue = self.lines
         head = self._head()
         tail = ["finished:", f"  ret i32 {abi.WARP_DONE}", "stopped:", f"  ret i32 {abi.WARP_STOP}", "}"]
-        lines = [*self.global_lines, head, "entry:", *self.registers.allocas, *prologue, *body, *tail, ""]
+        lines = [*self.global_lines, head, "entry:", *self.registers.allocas, *self.wgmma_allocas(), *self.column_lines(), *prologue, *body, *tail, ""]
         text = "\n".join(lines)
         frame = (self.registers.frame_bytes + 63) // 64 * 64
         if not self.resume_points:

@@ -37,6 +37,9 @@ class RegisterFile:
         self.allocas: list[str] = []
         self.frame_bytes = 0
         self.bounds: dict[str, tuple[int, int, int]] = {}  # lo, hi, nz of affine registers, from an earlier pass
+        self.runs: list[tuple[str, ...]] = []  # 32-bit registers to be placed side by side, in this order
+        self.run_pointers: dict[tuple[str, ...], str] = {}
+        self.regions: dict[str, tuple[str, int]] = {}  # registers placed so: where, and how many bytes behind its start
 
     # ------------------------------------------------------------ analysis
     def join(self, name: str, value: Value) -> None:
@@ -114,8 +117,10 @@ class RegisterFile:
         b = self.builder
         b.dry = False
         sized = []
+        for run in self.runs:
+            self._place_run(run, frame_registers)
         for name, form in self.forms.items():
-            if form.is_known:
+            if form.is_known or name in self.storage:
                 continue
             sized.append((self._bytes(form), name))
         sized.sort(key=lambda item: (-item[0], item[1]))
@@ -130,6 +135,35 @@ class RegisterFile:
                 storage.scalars.append(self._slot(f"%R{index}.b", "i32", name in frame_registers))
             else:
                 storage.scalars.append(self._slot(f"%R{index}", f"i{form.bits}", name in frame_registers))
+
+    def _place_run(self, run: tuple[str, ...], frame_registers: set[str]) -> None:
+        """Storage for registers side by side, 128 bytes each, if all are kept as vectors and none has a place yet."""
+        b = self.builder
+        forms = [self.forms.get(name) for name in run]
+        if any(form is None or form.vec is None or form.bits != 32 for form in forms) or len(set(run)) < len(run):
+            return
+        if any(name in self.storage for name in run):
+            return
+        base, size = f"%run{len(self.run_pointers)}", 128 * len(run)
+        if not frame_registers.isdisjoint(run):
+            self.frame_bytes = (self.frame_bytes + 63) // 64 * 64
+            self.allocas.append(f"  {base} = getelementptr i8, ptr %frame, i64 {self.frame_bytes}")
+            self.frame_bytes += size
+        else:
+            self.allocas.append(f"  {base} = alloca [{size} x i8], align 64")
+        width = 4 * b.chunk
+        for r, name in enumerate(run):
+            storage = self.storage[name] = Storage()
+            self.regions[name] = (base, 128 * r)
+            for c in range(b.chunks):
+                slot = f"{base}.{r}.{c}"
+                self.allocas.append(f"  {slot} = getelementptr i8, ptr {base}, i64 {128 * r + width * c}")
+                storage.chunks.append(slot)
+        self.run_pointers[run] = base
+
+    def run_pointer(self, run: tuple[str, ...]) -> str | None:
+        """Where these registers lie side by side; None where they do not."""
+        return self.run_pointers.get(run)
 
     def _bytes(self, form: Value) -> int:
         return 32 * max(8, form.bits) // 8 if form.vec is not None else max(8, form.bits) // 8
@@ -165,6 +199,12 @@ class RegisterFile:
             if bit is None or needed >> bit & 1:
                 self._store(name, self.current[name])
         self.dirty.clear()
+
+    def stored(self, names) -> None:
+        """The storage of some registers has been written by other means."""
+        for name in names:
+            self.current.pop(name, None)
+            self.dirty.discard(name)
 
     def spill(self, names) -> None:
         """Bring the storage of some registers up to date, because code that may not run will write them."""

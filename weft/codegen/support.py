@@ -60,6 +60,9 @@ from weft.codegen.access import (
 from weft.codegen.atomics import ATOMIC_NAME, write_atomic
 from weft.codegen.irtext import IRFunction, Value, constant, vector_type
 from weft.codegen.jit import Target
+from weft.codegen.wgmma import WGMMA_WRITERS
+from weft.codegen.microkernels import COLUMNS_NAME, STRIP_NAME, write_columns, write_strip
+from weft.codegen.multiply import PREFIX, write_multiply
 
 _HOST_PAYLOAD_HEADER = 16  # site, warp, mask, pad
 
@@ -113,6 +116,10 @@ _WRITERS: list[tuple[re.Pattern, Callable[..., IRFunction]]] = [
     (ATOMIC_NAME, write_atomic),
     (re.compile("weft_match_any_i(32|64)"), _match_any),
     (re.compile("weft_host_call"), _host_call),
+    *WGMMA_WRITERS,
+    (re.compile(re.escape(PREFIX) + "(.+)"), write_multiply),
+    (re.compile(COLUMNS_NAME), write_columns),
+    (re.compile(STRIP_NAME), write_strip),
 ]
 
 

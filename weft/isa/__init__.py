@@ -11,9 +11,12 @@ from weft.isa import (  # noqa: F401
     floating,
     integer,
     logic,
+    matrix,
+    matrix_move,
     memory,
     move,
     tensor,
     video,
     warp,
+    wgmma,
 )

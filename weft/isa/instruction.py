@@ -187,8 +187,9 @@ def instruction(
 
     operands: name -> type name, slot name or function of the Match; see Match.operand_type for the default.
     pipe: alu, fma, fp64, fp16, xu, lsu, cbu, tensor, adu or uniform (Nsight Compute's names).
-    effects: of memory, barrier, control, convergence.
-    raw: reference(t, m, ins) and emit(b, m, ins) take the instruction itself and read and write its operands.
+    effects: of memory, barrier, control, convergence, spin; "accumulates" where destinations are sources as well.
+    raw: reference(t, m, ins) and emit(b, m, ins) take the instruction itself and read and write its operands; with
+    `collective` too, reference(threads, m, ins) sees the warp's 32 threads, None for lanes that are not there.
     collective: reference(m, active, *sources) sees lists of 32 lane values and returns a list (or a tuple of lists).
     tolerance: allowed error of approximate forms, or a function of the Match giving it.
     missing: the form parses, and its use raises UnsupportedError with this text.

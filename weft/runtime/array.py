@@ -64,6 +64,10 @@ class Array:
     def nbytes(self) -> int:
         return self._host.nbytes
 
+    def data_ptr(self) -> int:
+        """The device address, as PyTorch names it: what Triton asks of an argument."""
+        return self.ptr
+
     @property
     def is_contiguous(self) -> bool:
         return self._host.flags.c_contiguous

@@ -19,6 +19,7 @@ from weft.errors import (
     StackOverflowError,
     TrapError,
 )
+from weft.isa.wgmma import MatrixDescriptor
 from weft.runtime.memory import WINDOW_BYTES, Arena, describe_memory
 from weft.types import Dim3
 
@@ -42,6 +43,7 @@ _KINDS: dict[FaultKind, tuple[type[KernelFault], str]] = {
     FaultKind.CALL: (KernelFault, "invalid program counter: an indirect call to what is not a function"),
     FaultKind.BARRIER: (KernelFault, "illegal barrier: a bad barrier number or thread count"),
     FaultKind.HOST: (KernelFault, "unspecified launch failure: a call to the host failed"),
+    FaultKind.DESCRIPTOR: (KernelFault, "illegal instruction parameter"),
 }
 
 
@@ -76,6 +78,8 @@ def make_fault(fault: abi.Fault, kernel: CompiledKernel, grid: Dim3, arena: Aren
             arena, address, fault.size
         )
         message += f", {explained}"
+    elif kind == FaultKind.DESCRIPTOR:
+        message += f": {_describe_descriptor(fault)}"
     elif kind == FaultKind.DEADLOCK:
         waits = list(describe_waiting(kernel, grid, workers))
         shown = "; ".join(waits[:MAX_WAITING_SHOWN])
@@ -101,6 +105,17 @@ def _describe_access(site: Site | None, size: int) -> str:
     if verb is None:
         return f"an access of {bytes_}" + (f" ({text})" if text else "")
     return f"{verb} of {bytes_} ({opcode}.{rest})"
+
+
+def _describe_descriptor(fault: abi.Fault) -> str:
+    found = MatrixDescriptor.decode(fault.address)
+    words = f"the matrix descriptor {fault.address:#018x} (start {found.start:#x}, leading {found.leading}, "
+    words += f"stride {found.stride}, swizzle {found.swizzle if found.swizzle > 16 else 'none'}) "
+    return {
+        abi.DESCRIPTOR_OUTSIDE: words + "reaches beyond the block's shared memory",
+        abi.DESCRIPTOR_TOO_WIDE: words + "has rows wider than its swizzle",
+        abi.DESCRIPTOR_LANES: "wgmma needs all 32 threads of each warp of the warpgroup",
+    }[fault.size]
 
 
 def explain_misaligned(address: int, size: int) -> str:
