@@ -217,7 +217,7 @@ def cache_dir() -> None:
 
 
 # The files of the cache, by what they hold.
-CACHE_PATTERNS = {"objects": "**/*.weftobj", "PTX": "**/ptx/*.json", "unfinished": "**/*.tmp"}
+CACHE_PATTERNS = {"objects": "**/*.weftobj", "PTX": "**/ptx/*.json", "Triton": "triton/*/*", "unfinished": "**/*.tmp"}
 
 
 def cache_files(directory: Path) -> list[Path]:

@@ -203,6 +203,31 @@ def find_cuda_compiler(found: list[Finding]) -> Finding:
     return Finding("CUDA C++", "note", "gpu.compile does not work; gpu.load (PTX) does", advice)
 
 
+def find_triton() -> Finding:
+    """Whether the installed Triton is one that Weft runs. It is not imported: that takes a second."""
+    from weft.frontends.triton.versions import RANGE, TESTED, check_version
+
+    advice = 'pip install "weft[triton]"'
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("Triton", "note", f"not installed; Weft runs {RANGE}", advice)
+    try:
+        check_version(version)
+    except WeftError as error:
+        return Finding("Triton", "note", str(error), advice)
+    return Finding("Triton", "ok", f"{version}, of {RANGE} (tried with {', '.join(TESTED)}): weft run, weft.install()")
+
+
+def find_real_gpu() -> Finding:
+    from weft.install import find_real_gpus
+
+    found = find_real_gpus()
+    if not found:
+        return Finding("real GPU", "ok", "none; frameworks find the virtual one under weft run")
+    return Finding("real GPU", "ok", f"{', '.join(found)}; frameworks use it unless --gpu names a virtual one")
+
+
 def find_cache() -> Finding:
     from weft import settings
 
@@ -262,7 +287,7 @@ def examine() -> list[Finding]:
     found = [Finding("Weft", "ok", f"{__version__} ({Path(__file__).parent})")]
     steps: tuple[Callable[[], Finding], ...] = (
         find_python, find_platform, find_processor, find_threads, find_memory, find_llvm, find_cache, find_nvrtc,
-        find_headers, find_clang,
+        find_headers, find_clang, find_triton, find_real_gpu,
     )  # fmt: skip
     found += [step() for step in steps]
     found.append(find_cuda_compiler(found))

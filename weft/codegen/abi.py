@@ -39,6 +39,10 @@ class Fault(ctypes.Structure):
         ("address", c_uint64),
         ("size", c_int32),
         ("detail", c_int32),
+        ("map", c_uint64),  # TENSOR and TENSOR_MAP faults: the map's address,
+        ("coordinates", c_int32 * 8),  # the copy's coordinates (and im2col offsets),
+        ("dimensions", c_int32),  # how many there are
+        ("reserved", c_int32),
     ]
 
 
@@ -167,6 +171,11 @@ class FaultKind(IntEnum):
     BARRIER = 10  # barrier misuse: bad id or count
     HOST = 11  # a host call failed
     DESCRIPTOR = 12  # a matrix descriptor of wgmma (the fault's address) that cannot be used; why is the fault's size
+    TENSOR_MAP = 13  # a tensor map (the fault's address) that a copy cannot use; why is the fault's size
+    TENSOR = 14  # a tensor copy reaches outside of the tensor's allocation
+    MBARRIER = 15  # misuse of the mbarrier object at the fault's address; why is the fault's size
+    BULK = 16  # operands of a bulk copy that it does not allow; why is the fault's size
+    PENDING = 17  # more asynchronous copies are pending than fit the block's queue (deferred copies)
 
 
 # Why a matrix descriptor cannot be used: Fault.size of a DESCRIPTOR fault.

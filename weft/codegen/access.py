@@ -6,7 +6,7 @@ A name and its numbers enter each writer, an IRFunction leaves. Signatures are i
 from __future__ import annotations
 
 from weft.codegen import abi
-from weft.codegen.irtext import IRFunction, Value, constant, vector_type
+from weft.codegen.irtext import IRFunction, Value, constant, vector_constant, vector_type
 from weft.codegen.jit import Target, function_attributes
 
 WIDTHS = (8, 16, 32, 64, 128, 256)
@@ -309,4 +309,117 @@ def write_window(name: str, target: Target, bits: str, space: str, store: bool) 
         else:
             _move_local(f, width, _local_word(f, base, offset, lane), place, store)
     f.ret(None if store else f.load(vector, values, align=64))
+    return f
+
+
+# ---- copies from global to shared memory
+
+
+def write_copy(name: str, target: Target, bytes_: str) -> IRFunction:
+    """Each executing lane copies `count` of BYTES bytes from global memory to its shared offset; the rest is zero.
+
+    Lanes whose count is whole are checked all at once where that succeeds, else one by one: source and offset must be
+    multiples of BYTES. Where fewer bytes are asked for, only those are touched.
+    """
+    size = int(bytes_)
+    parameters = [*CONTEXT, (ADDRESSES, "addr"), (OFFSETS, "offset"), (OFFSETS, "count"), ("i32", "mask"),
+                  ("i32", "site"), ("ptr", "slot")]  # fmt: skip
+    f = begin(name, "void", parameters, target)
+    worker, block, _, addresses, offsets, counts, mask, site, slot = f.parameters
+    launch = f.field(worker, abi.Worker, "launch")
+    shared = f.field(block, abi.BlockHeader, "shared")
+    check_offsets(f, offsets, mask, f.field(launch, abi.Launch, "shared_bytes"), size, None)
+    sources, places, amounts = spill(f, addresses), spill(f, offsets), spill(f, counts)
+    element = vector_type("i32", size // 4)
+
+    def destination(lane: Value) -> Value:
+        return f.offset(shared, f.zext(f.load("i32", f.index(places, lane, 4)), "i64"))
+
+    base, length = f.field(slot, abi.Range, "base"), f.field(slot, abi.Range, "size")
+    distance = f.sub(addresses, f.splat(base))
+    ends = f.splat(f.usub_sat(length, size - 1))
+    outside = f.or_(f.icmp("uge", distance, ends), f.icmp("ne", f.and_(addresses, size - 1), 0))
+    partial = f.icmp("ult", counts, size)
+    hard = f.or_(f.icmp("ne", lane_bits(f, f.or_(outside, partial)), 0), f.icmp("ne", mask, -1))
+    with f.if_(f.not_(hard)):
+        first_source, first_place = f.load("i64", sources), f.load("i32", places)
+        steps = [vector_constant(t, [size * i for i in range(32)]) for t in ("i64", "i32")]
+        scattered = f.or_(
+            f.icmp("ne", addresses, f.add(f.splat(first_source), steps[0])),
+            f.icmp("ne", offsets, f.add(f.splat(first_place), steps[1])),
+        )
+        with f.if_(f.icmp("eq", lane_bits(f, scattered), 0)):
+            row = vector_type("i32", 8 * size)
+            data = f.load(row, f.load("ptr", sources), align=4)
+            f.store(data, destination(constant("i32", 0)), align=4)
+            f.ret()
+        # unrolled by four: the loads need not wait for one another
+        with f.for_range(constant("i32", 0), 32, 4) as first:
+            lanes = [f.add(first, i) for i in range(4)]
+            loaded = [f.load(element, f.load("ptr", f.index(sources, lane, 8)), align=4) for lane in lanes]
+            for lane, data in zip(lanes, loaded):
+                f.store(data, destination(lane), align=4)
+        f.ret()
+    with f.for_bits(mask) as lane:
+        count = f.load("i32", f.index(amounts, lane, 4))
+        there = destination(lane)
+        f.store(Value(element, "zeroinitializer"), there, align=4)
+        address = f.load("i64", f.index(sources, lane, 8))
+        whole = f.icmp("uge", count, size)
+        with f.if_(f.icmp("ne", count, 0)):
+            aligned = f.or_(f.not_(whole), f.icmp("eq", f.and_(address, size - 1), 0))
+            with f.if_(f.not_(aligned), unlikely=True):
+                report_fault(f, abi.FaultKind.MISALIGNED, lane, address, size)
+                f.ret()
+            wanted = f.zext(f.select(whole, constant("i32", size), count), "i64")
+            known = inside(f, address, f.field(slot, abi.Range, "base"), f.field(slot, abi.Range, "size"), wanted)
+            with f.if_(f.not_(known)):
+                with f.if_(f.not_(f.call("i1", "weft_find_range", worker, address, wanted, slot)), unlikely=True):
+                    report_fault(f, abi.FaultKind.ADDRESS, lane, address, size)
+                    f.ret()
+            here = f.convert("inttoptr", address, "ptr")
+            with f.if_(whole):
+                f.store(f.load(element, here, align=4), there, align=4)
+            with f.else_():
+                with f.for_range(f.const("i64", 0), wanted) as i:
+                    f.store(f.load("i8", f.offset(here, i)), f.offset(there, i))
+    return f
+
+
+# ---- accesses of several components
+
+
+def write_parts(name: str, target: Target, action: str, kind: str, count: str, bits: str) -> IRFunction:
+    """`gather` and `scatter`: like weft_load_ and weft_store_ for a lane's `count` elements of `bits` bits, which are
+    in memory component by component: 32 lanes of the first, then of the second."""
+    parts, width = int(count), int(bits)
+    total = parts * width
+    scatter = action == "scatter"
+    addresses = OFFSETS if kind else ADDRESSES
+    parameters = [*CONTEXT, (addresses, "addr"), ("ptr", "data"), ("i32", "mask"), ("i32", "site")]
+    if not kind:
+        parameters.append(("ptr", "slot"))
+    f = begin(name, "void", parameters, target)
+    *context, data = f.parameters[:5]
+    rest = f.parameters[5:]
+    element = f"i{width}"
+
+    def place(lane: Value, part: int) -> tuple[Value, Value]:
+        """Where a component of a lane is: among the lanes of its own, among the components of the lane."""
+        here = f.index(f.offset(data, part * 4 * width), lane, width // 8)
+        return here, f.index(f.offset(flat, part * width // 8), lane, total // 8)
+
+    if scatter:
+        flat = f.alloca(lane_vector(total), align=64)
+        with f.for_range(constant("i32", 0), 32) as lane:
+            for part in range(parts):
+                here, there = place(lane, part)
+                f.store(f.load(element, here), there)
+        f.call("void", f"weft_store_{kind}i{total}", *context, f.load(lane_vector(total), flat, align=64), *rest)
+    else:
+        flat = spill(f, f.call(lane_vector(total), f"weft_load_{kind}i{total}", *context, *rest))
+        with f.for_range(constant("i32", 0), 32) as lane:
+            for part in range(parts):
+                there, here = place(lane, part)
+                f.store(f.load(element, here), there)
     return f

@@ -54,6 +54,7 @@ class Builder:
         self.thread_index = threads
         self.lane_table = self.pool.intern(np.tile(np.arange(WARP_LANES, dtype=np.int64), (self.warps, 1)))
         self.splats: dict[tuple, str] = {}
+        self.casts: dict[tuple[str, str], str] = {}  # (integer name, float type) -> the float that it was made of
         self.masked: dict[str, int] = {}  # results of `and` with a constant -> the constant
 
     # ------------------------------------------------------------ text
@@ -237,6 +238,8 @@ class Builder:
         return name
 
     def splat(self, scalar: str, type_: str, lanes: int | None = None) -> str:
+        if scalar[0] != "%":
+            return f"splat ({type_} {scalar})"
         lanes = lanes or self.chunk
         key = (scalar, type_, lanes)
         found = self.splats.get(key)
@@ -423,6 +426,9 @@ class Builder:
     def _cast_in(self, name: str, bits: int, type_: str, lanes: int | None) -> str:
         if type_ == f"i{bits}":
             return name
+        before = self.casts.get((name, type_))
+        if before is not None:
+            return before
         if lanes is None:
             return self.t(f"bitcast i{bits} {name} to {type_}")
         return self.t(f"bitcast <{lanes} x i{bits}> {name} to <{lanes} x {type_}>")
@@ -430,9 +436,14 @@ class Builder:
     def _cast_out(self, name: str, bits: int, type_: str, lanes: int | None) -> str:
         if type_ == f"i{bits}":
             return name
+        if self.dry:
+            return name
         if lanes is None:
-            return self.t(f"bitcast {type_} {name} to i{bits}")
-        return self.t(f"bitcast <{lanes} x {type_}> {name} to <{lanes} x i{bits}>")
+            made = self.t(f"bitcast {type_} {name} to i{bits}")
+        else:
+            made = self.t(f"bitcast <{lanes} x {type_}> {name} to <{lanes} x i{bits}>")
+        self.casts[made, type_] = name
+        return made
 
     def _binary(self, op: str, x: Value, y: Value) -> Value:
         ty = f"i{x.bits}"

@@ -251,50 +251,42 @@ class Access(Builder):
     # ------------------------------------------------------------ out of line
     def _slow_load(self, kind: str, address: Value, bits: int, count: int, slot: str = "") -> list[str]:
         """kind: "" (global and generic), "shared_" or "local_". One call for all components: a lane's access is
-        checked, and faults, as a whole."""
-        total = bits * count
-        name = self._call_support(f"weft_load_{kind}i{total}")
-        width = 32 if kind else 64
-        addresses = self.join_chunks(self.vec(address), f"i{width}")
-        tail = f"i32 {self.mask_word()}, i32 {self.site}" + (f", ptr {slot}" if slot else "")
-        vector = _lane_vector(total)
-        whole = self.t(f"call {vector} {name}({CONTEXT}, <32 x i{width}> {addresses}, {tail})")
-        self.after_slow_call()
+        checked, and faults, as a whole. Several components come back through memory."""
         if count == 1:
+            name = self._call_support(f"weft_load_{kind}i{bits}")
+            whole = self.t(f"call {_lane_vector(bits)} {name}({self._slow_arguments(kind, address, '', slot)})")
+            self.after_slow_call()
             return list(self.split_chunks(whole, f"i{bits}"))
-        lanes = WARP_LANES * count
-        flat = self.t(f"bitcast {vector} {whole} to <{lanes} x i{bits}>")
-        found: list[str] = []
-        for i in range(count):
-            part = self.shuffle_constant(flat, None, f"i{bits}", lanes, range(i, lanes, count))
-            found += self.split_chunks(part, f"i{bits}")
-        return found
+        name = self._call_support(f"weft_gather_{kind}{count}_i{bits}")
+        self.e(f"call void {name}({self._slow_arguments(kind, address, 'ptr %parts', slot)})")
+        self.after_slow_call()
+        return [self.t(f"load {self.vtype(bits)}, ptr {place}") for place in self._parts_places(bits, count)]
 
     def _slow_store(self, kind: str, address: Value, values: Sequence[Value], slot: str = "") -> list[str]:
         bits, count = values[0].bits, len(values)
-        total = bits * count
-        name = self._call_support(f"weft_store_{kind}i{total}")
-        width = 32 if kind else 64
-        addresses = self.join_chunks(self.vec(address), f"i{width}")
-        tail = f"i32 {self.mask_word()}, i32 {self.site}" + (f", ptr {slot}" if slot else "")
-        vector = _lane_vector(total)
-        parts = [self.join_chunks(self.vec(v), f"i{bits}") for v in values]
-        lanes = WARP_LANES
-        while len(parts) > 1:
-            # put halves side by side, then deal them out: component i of lane l ends at l * count + i
-            parts = [
-                self.shuffle_constant(a, b, f"i{bits}", lanes, range(2 * lanes))
-                for a, b in zip(parts[::2], parts[1::2])
-            ]
-            lanes *= 2
-        whole = parts[0]
-        if count > 1:
-            order = [i * WARP_LANES + lane for lane in range(WARP_LANES) for i in range(count)]
-            whole = self.shuffle_constant(whole, None, f"i{bits}", lanes, order)
-            whole = self.t(f"bitcast <{lanes} x i{bits}> {whole} to {vector}")
-        self.e(f"call void {name}({CONTEXT}, <32 x i{width}> {addresses}, {vector} {whole}, {tail})")
+        if count == 1:
+            name = self._call_support(f"weft_store_{kind}i{bits}")
+            data = f"{_lane_vector(bits)} {self.join_chunks(self.vec(values[0]), f'i{bits}')}"
+        else:
+            name = self._call_support(f"weft_scatter_{kind}{count}_i{bits}")
+            chunks = [x for v in values for x in self.vec(v)]
+            for x, place in zip(chunks, self._parts_places(bits, count)):
+                self.e(f"store {self.vtype(bits)} {x}, ptr {place}")
+            data = "ptr %parts"
+        self.e(f"call void {name}({self._slow_arguments(kind, address, data, slot)})")
         self.after_slow_call()
         return []
+
+    def _slow_arguments(self, kind: str, address: Value, data: str, slot: str) -> str:
+        width = 32 if kind else 64
+        addresses = f"<32 x i{width}> {self.join_chunks(self.vec(address), f'i{width}')}"
+        parts = [CONTEXT, addresses, data, f"i32 {self.mask_word()}, i32 {self.site}", f"ptr {slot}" if slot else ""]
+        return ", ".join(part for part in parts if part)
+
+    def _parts_places(self, bits: int, count: int) -> list[str]:
+        """Where the chunks of each component lie in memory."""
+        size = self.chunk * bits // 8
+        return [self._offset("%parts", i * size) for i in range(count * self.chunks)]
 
     # ------------------------------------------------------------ global memory: loads
     def _load_global(self, space: str, address: Value, bits: int, count: int) -> list[Value]:
@@ -401,15 +393,23 @@ class Access(Builder):
         """16 bytes a lane from unrelated addresses: a vector load per lane and a transposition of 4 x 4 words, about
         three times as fast as four gathers. Lanes that do not run read the start of the slot's range."""
         n, vtype = self.chunk, self.vtype(64)
-        columns: list[list[str]] = [[] for _ in range(4)]
+        pointers = []
         for c, x in enumerate(chunks):
             if self.mask is not None:
                 base = self.splat(self._load_slot(slot)[0], "i64")
                 x = self.t(f"select <{n} x i1> {self.mask[c]}, {vtype} {x}, {vtype} {base}")
-            lanes = []
             for i in range(n):
-                at = self.t(f"inttoptr i64 {self.t(f'extractelement {vtype} {x}, i32 {i}')} to ptr")
-                lanes.append(self.t(f"load <4 x i32>, ptr {at}, align 16, !noalias !3"))
+                pointers.append(self.t(f"inttoptr i64 {self.t(f'extractelement {vtype} {x}, i32 {i}')} to ptr"))
+        return self._load_quads(pointers, bits)
+
+    def _load_quads(self, pointers: Sequence[str], bits: int) -> list[str]:
+        """16 bytes at each lane's pointer, as the chunks of four (or two, of 64 bits) components."""
+        n, vtype = self.chunk, self.vtype(64)
+        columns: list[list[str]] = [[] for _ in range(4)]
+        for c in range(self.chunks):
+            lanes = [
+                self.t(f"load <4 x i32>, ptr {at}, align 16, !noalias !3") for at in pointers[c * n : (c + 1) * n]
+            ]
             for column, part in zip(columns, self._transpose(lanes)):
                 column.append(part)
         if bits == 32:
@@ -434,11 +434,7 @@ class Access(Builder):
                 ]
                 width *= 2
             rows.append(parts[0])
-        quads = range(0, n, 4)
-        low = [k for q in quads for k in (q, n + q, q + 1, n + q + 1)]
-        high = [k for q in quads for k in (q + 2, n + q + 2, q + 3, n + q + 3)]
-        first = [k for q in quads for k in (q, q + 1, n + q, n + q + 1)]
-        second = [k for q in quads for k in (q + 2, q + 3, n + q + 2, n + q + 3)]
+        low, high, first, second = _quad_picks(n)
         halves = [[self.shuffle_constant(rows[a], rows[a + 1], "i32", n, pick) for a in (0, 2)] for pick in (low, high)]
         return [self.shuffle_constant(*pair, "i32", n, pick) for pair in halves for pick in (first, second)]
 
@@ -681,7 +677,7 @@ class Access(Builder):
             lambda: self._slow_store("", address, values, slot),
         )  # fmt: skip
 
-    def _store_by_plan(self, ok: str, pointer: Callable[[], str], offsets, values, slow) -> None:
+    def _store_by_plan(self, ok: str | None, pointer: Callable[[], str], offsets, values, slow) -> None:
         bits, count = values[0].bits, len(values)
         size = bits // 8
         plan = self._store_plan(offsets, size, count)
@@ -690,7 +686,7 @@ class Access(Builder):
         for v in values:
             self.vec(v)
         if self.mask is not None and not whole:
-            ok = self.t(f"and i1 {ok}, {self.all_running()}")
+            ok = self.t(f"and i1 {ok or 'true'}, {self.all_running()}")
 
         def fast():
             at = pointer()
@@ -708,7 +704,7 @@ class Access(Builder):
                     self.e(f"store <{len(lanes)} x i{bits}> {part}, ptr {where}, align {size}, !noalias !3")
             return []
 
-        self.diamond(ok, fast, slow, [])
+        self._maybe(ok, fast, slow, [])
 
     def _store_chunks(self, pointer: str, value: Value) -> None:
         if self.mask is None or self.has_mask_registers:
@@ -799,6 +795,8 @@ class Access(Builder):
             return self._slow_store("", address, values, slot)
 
         def scatter():
+            if bits >= 32 and bits * count == 128:
+                return self._store_lanes(chunks, values)
             if bits < 32 or not self.has_scatter:
                 return slow()
             for i, v in enumerate(values):
@@ -819,6 +817,20 @@ class Access(Builder):
 
         self.diamond(run, contiguous, lambda: self.diamond(inside, scatter, slow, []), [], weighted=False)
 
+    def _store_lanes(self, chunks: Sequence[str], values: Sequence[Value]) -> list[str]:
+        """16 bytes a lane to unrelated addresses, all inside: a store for each lane. Lanes that do not run write to
+        the warp's own memory."""
+        n, vtype = self.chunk, self.vtype(64)
+        pointers = []
+        for c, x in enumerate(chunks):
+            if self.mask is not None:
+                elsewhere = self.splat(self.t("ptrtoint ptr %exchange to i64"), "i64")
+                x = self.t(f"select <{n} x i1> {self.mask[c]}, {vtype} {x}, {vtype} {elsewhere}")
+            for i in range(n):
+                pointers.append(self.t(f"inttoptr i64 {self.t(f'extractelement {vtype} {x}, i32 {i}')} to ptr"))
+        self._store_quads(pointers, values)
+        return []
+
     # ------------------------------------------------------------ shared memory
     def _shared_window(self, address: Value, offsets: np.ndarray, size: int, align: int) -> tuple[str, str | None]:
         """(pointer, i1 "inside" or None when that is known) of lanes at `offsets` from the lowest shared address."""
@@ -838,6 +850,28 @@ class Access(Builder):
 
     def _maybe(self, ok: str | None, fast, slow, types) -> list[str]:
         return fast() if ok is None else self.diamond(ok, fast, slow, types)
+
+    def _shared_access(self, ok: str | None, address: Value, bytes_: int, fast, slow, types) -> list[str]:
+        """Like `_maybe` for an access of `bytes_` a lane. Where all lanes run and `ok` says "all inside", the other
+        case is a fault and gives nothing: one branch, and nothing to join."""
+        if ok is None or self.mask is not None:
+            return self._maybe(ok, fast, slow, types)
+        self.require_shared(ok, address, bytes_)
+        return fast()
+
+    def require_shared(self, ok: str, address: Value, bytes_: int) -> None:
+        """A fault where some lane's access of `bytes_` (a power of two) is not inside shared memory; all lanes run."""
+        bad, fine = self.new_label("outside"), self.new_label("inside")
+        self.e(f"br i1 {ok}, label %{fine}, label %{bad}, !prof !0")
+        self.depth += 1
+        self.label(bad)
+        bits = 8 * bytes_
+        name = self._call_support(f"weft_load_shared_i{bits}")
+        addresses = self.join_chunks(self.vec(address), "i32")
+        self.t(f"call {_lane_vector(bits)} {name}({CONTEXT}, <32 x i32> {addresses}, i32 -1, i32 {self.site})")
+        self.e("br label %stopped")
+        self.depth -= 1
+        self.label(fine)
 
     def _load_shared(self, address: Value, bits: int, count: int) -> list[Value]:
         size = bits // 8
@@ -863,7 +897,10 @@ class Access(Builder):
                     found.append(self.t(f"extractelement <32 x i{bits}> {whole}, i32 {lane}"))
                 return found
 
-            names = self._maybe(ok, lambda: self._scalar_loads(pointer, bits, count), first_lanes, [f"i{bits}"] * count)
+            names = self._shared_access(
+                ok, address, size * count, lambda: self._scalar_loads(pointer, bits, count), first_lanes,
+                [f"i{bits}"] * count,
+            )  # fmt: skip
             return [self.scalar(x, bits) for x in names]
         types = [self.vtype(bits)] * (self.chunks * count)
         offsets = self._lane_offsets(address)
@@ -871,14 +908,20 @@ class Access(Builder):
             return self._regroup_chunks(self._gather_shared(address, bits, count, types, slow), bits, count)
         pointer, ok = self._shared_window(address, offsets, size * count, size * count)
         if self._pattern(address, size, count) is not None:
-            flat = self._maybe(ok, lambda: self._load_pattern(pointer, offsets, size, count), slow, types)
+            def fast():
+                return self._load_pattern(pointer, offsets, size, count)
         else:
-            flat = self._maybe(ok, lambda: self._load_one_by_one(pointer, offsets, bits, count), slow, types)
+            def fast():
+                return self._load_one_by_one(pointer, offsets, bits, count)
+
+        flat = self._shared_access(ok, address, size * count, fast, slow, types)
         return self._regroup_chunks(flat, bits, count)
 
     def _load_one_by_one(self, pointer: str, offsets: np.ndarray, bits: int, count: int) -> list[str]:
         """Elements at known offsets that form no pattern (a column of a padded tile): one scalar load each."""
         n, size, ty = self.chunk, bits // 8, f"i{bits}"
+        if bits * count == 128 and bits >= 32:
+            return self._load_quads([self._offset(pointer, int(offset)) for offset in offsets], bits)
         found = []
         for i in range(count):
             for c in range(self.chunks):
@@ -919,17 +962,21 @@ class Access(Builder):
 
         if address.is_uniform:
             pointer, ok = self._shared_window(address, np.zeros(1, np.int64), size * count, size * count)
-            self._maybe(ok, lambda: self._store_last(pointer, values), slow, [])
+            self._shared_access(ok, address, size * count, lambda: self._store_last(pointer, values), slow, [])
             return
         offsets = self._pattern(address, size, count, storing=True)
         if offsets is not None:
             pointer, ok = self._shared_window(address, offsets, size * count, size * count)
-            self._store_by_plan(ok or "true", lambda: pointer, offsets, values, slow)
+            if ok is not None and self.mask is None:
+                self.require_shared(ok, address, size * count)
+                ok = None
+            self._store_by_plan(ok, lambda: pointer, offsets, values, slow)
             return
         offsets = self._lane_offsets(address)
-        if offsets is not None and len(set(offsets.tolist())) == WARP_LANES and bits >= 32 and count == 1:
-            self._store_one_by_one(address, offsets, values[0], slow)
-            return
+        if offsets is not None and bits >= 32 and (count == 1 or bits * count == 128):
+            if len(set(offsets.tolist())) == WARP_LANES:
+                self._store_one_by_one(address, offsets, values, slow)
+                return
         if bits < 32 or not self.has_scatter:
             slow()
             return
@@ -947,25 +994,44 @@ class Access(Builder):
 
         self.diamond(inside, scatter, slow, [])
 
-    def _store_one_by_one(self, address: Value, offsets: np.ndarray, value: Value, slow) -> None:
-        bits = value.bits
-        pointer, ok = self._shared_window(address, offsets, bits // 8, bits // 8)
-        chunks = self.vec(value)
+    def _store_one_by_one(self, address: Value, offsets: np.ndarray, values: Sequence[Value], slow) -> None:
+        """Elements, or 16 bytes a lane, at known offsets that form no pattern."""
+        bits, size = values[0].bits, values[0].bits // 8 * len(values)
+        pointer, ok = self._shared_window(address, offsets, size, size)
+        for v in values:
+            self.vec(v)
         if self.mask is not None:
             every = self.all_running()
             ok = every if ok is None else self.t(f"and i1 {ok}, {every}")
 
         def fast():
-            for lane in range(WARP_LANES):
+            places = [self._offset(pointer, int(offset)) for offset in offsets]
+            if len(values) > 1:
+                self._store_quads(places, values)
+                return []
+            chunks = self.vec(values[0])
+            for lane, place in enumerate(places):
                 chunk = chunks[lane // self.chunk]
                 x = self.t(f"extractelement {self.vtype(bits)} {chunk}, i32 {lane % self.chunk}")
-                self.e(
-                    f"store i{bits} {x}, ptr {self._offset(pointer, int(offsets[lane]))}, align {bits // 8}, "
-                    "!noalias !3"
-                )
+                self.e(f"store i{bits} {x}, ptr {place}, align {bits // 8}, !noalias !3")
             return []
 
-        self._maybe(ok, fast, slow, [])
+        self._shared_access(ok, address, size, fast, slow, [])
+
+    def _store_quads(self, pointers: Sequence[str], values: Sequence[Value]) -> None:
+        """16 bytes a lane, in four components of 32 bits or two of 64, at each lane's pointer, in lane order."""
+        n = self.chunk
+        words = [w for v in values for w in self.unpack(v, v.bits // 32)] if values[0].bits == 64 else list(values)
+        low, high, first, second = _quad_picks(n)
+        for c, (x0, x1, x2, x3) in enumerate(zip(*(self.vec(w) for w in words))):
+            columns = []
+            for pick in (low, high):
+                pair = [self.shuffle_constant(a, b, "i32", n, pick) for a, b in ((x0, x1), (x2, x3))]
+                columns += [self.shuffle_constant(*pair, "i32", n, second_pick) for second_pick in (first, second)]
+            for lane in range(n):
+                at = lane // 4 * 4
+                quad = self.shuffle_constant(columns[lane % 4], None, "i32", n, range(at, at + 4))
+                self.e(f"store <4 x i32> {quad}, ptr {pointers[c * n + lane]}, align 16, !noalias !3")
 
     # ------------------------------------------------------------ local memory
     def _load_local(self, address: Value, bits: int, count: int) -> list[Value]:
@@ -1094,37 +1160,25 @@ class Access(Builder):
         self.after_slow_call()
         return self.varying(self.split_chunks(whole, f"i{bits}"), bits)
 
-    def load_under(self, space: str, address: Value, count: Value, words: int) -> list[Value]:
-        """`words` 32-bit words per lane of which the first `count` bytes are read; zero beyond."""
-        found = []
-        for i in range(words):
-            at = self.add(address, self.const(4 * i, address.bits)) if i else address
-            wanted = self.icmp("ugt", count, self.const(4 * i, 32))
-            word = self._load_where(wanted, space, at)
-            left = self.sub(self.umin(count, self.const(4 * i + 4, 32)), self.const(4 * i, 32))
-            kept = self.sub(self.shl(self.const(1, 32), self.shl(left, self.const(3, 32))), self.const(1, 32))
-            found.append(self.select(wanted, self.and_(word, kept), self.const(0, 32)))
-        return found
-
-    def _load_where(self, wanted: Value, space: str, address: Value) -> Value:
-        if wanted.constant == 1:
-            return self.load(space, address, 32)[0]
+    def copy_to_shared(self, destination: Value, source: Value, size: int, count: Value | None = None) -> None:
+        """Each lane copies `size` bytes (4, 8 or 16) from global to shared memory: `count` of them (more count as
+        `size`), and zeros for the rest. One call: kernels copy much and compute no addresses worth knowing there."""
         if self.dry:
-            return self._unknown(32, 1, False)[0]
-        n, before = self.chunk, self.mask
-        chunks = list(self.vec(wanted))
-        if before is not None:
-            chunks = [self.t(f"and <{n} x i1> {x}, {m}") for x, m in zip(chunks, before)]
-
-        def some() -> list[str]:
-            self.mask = tuple(chunks)
-            loaded = list(self.vec(self.load(space, address, 32)[0]))
-            self.mask = before
-            return loaded
-
-        types = [self.vtype(32)] * self.chunks
-        flat = self.diamond(self.any_chunk(chunks), some, lambda: ["zeroinitializer"] * self.chunks, types)
-        return self.varying(flat, 32)
+            return
+        wanted = self.const(size, 32) if count is None else count
+        offsets = self._lane_offsets(source)
+        if offsets is not None and not source.is_uniform:
+            window = int(offsets.max()) + size
+            if window <= 32 * size:
+                self.prefetch_ahead(self._split_address(source)[0], window)
+        data = ", ".join(
+            f"<32 x i{v.bits}> {self.join_chunks(self.vec(v), f'i{v.bits}')}"
+            for v in (self.resize(source, 64, False), self.resize(destination, 32, False), wanted)
+        )
+        name = self._call_support(f"weft_copy_{size}")
+        tail = f"i32 {self.mask_word()}, i32 {self.site}, ptr {self.slot_pointer()}"
+        self.e(f"call void {name}({CONTEXT}, {data}, {tail})")
+        self.after_slow_call()
 
     def mbarrier(self, space: str, address: Value, change, arrivals: Value | None, bytes_: Value | None) -> Value:
         """Lane after lane updates the mbarrier object (a 64-bit word of shared memory) at its address:
@@ -1178,6 +1232,17 @@ class Access(Builder):
 
     def prefetch(self, space: str, address: Value) -> None:
         """Accepted and left out: a hint."""
+
+
+def _quad_picks(n: int) -> tuple[list[int], ...]:
+    """Shuffles of two vectors of n elements that turn four rows into four columns within each 128 bits: the lower and
+    the upper pairs interleaved, then the first and the second halves side by side."""
+    quads = range(0, n, 4)
+    low = [k for q in quads for k in (q, n + q, q + 1, n + q + 1)]
+    high = [k for q in quads for k in (q + 2, n + q + 2, q + 3, n + q + 3)]
+    first = [k for q in quads for k in (q, q + 1, n + q, n + q + 1)]
+    second = [k for q in quads for k in (q + 2, q + 3, n + q + 2, n + q + 3)]
+    return low, high, first, second
 
 
 def _lane_vector(bits: int) -> str:

@@ -280,12 +280,18 @@ class Lowering(TileOps, WgmmaOps):
     def _settle_forms(self) -> None:
         if STACK in self.flow.registers:
             self.registers.join(STACK, self.const(self.flat.local_bytes, 64))
+        forms = self.registers.forms
+        seen: dict[Op, tuple[Value | None, ...]] = {}
         for _ in range(MAX_PASSES):
             self.registers.changed = False
             for b in self.flow.order:
                 self._enter_block(self.flow.blocks[b])
                 for op in self.flow.blocks[b].ops:
-                    self._emit_op(op)
+                    # an instruction whose sources have the forms of the last pass gives what it gave then
+                    sources = tuple([forms.get(name) for name in op.reads])
+                    if seen.get(op) != sources:
+                        seen[op] = sources
+                        self._emit_op(op)
                 self._note_barrier_result(self.flow.blocks[b])
             if not self.registers.changed and not self._start_unwritten():
                 return
@@ -1255,6 +1261,7 @@ class Lowering(TileOps, WgmmaOps):
         lines.append("%shared.int = ptrtoint ptr %sh to i64")
         lines.append("%params.int = ptrtoint ptr %params to i64")
         self.registers.allocas.append("  %exchange = alloca [32 x i32], align 64")
+        self.registers.allocas.append("  %parts = alloca [1024 x i8], align 64")
         for line in lines:
             self.e(line)
         if self.is_function:

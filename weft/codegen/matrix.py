@@ -10,18 +10,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from weft.codegen.fragmentio import fragment_name
 from weft.codegen.loadstore import CONTEXT
 from weft.codegen.multiply import WORKSPACE_BYTES, Workspace, multiply_name
+from weft.codegen.registers import RegisterFile
 from weft.codegen.value import WARP_LANES, Value
 from weft.codegen.warpops import WarpOps
 from weft.isa.fragments import MultiplyForm, fragment
 from weft.isa.matrix_move import ROW_BYTES
 from weft.isa.operands import Address
+from weft.isa.wmma import lines_of
 
 
 class MatrixOps(WarpOps):
     """Operations of a whole warp on matrices."""
 
+    registers: RegisterFile
     has_workspace = False
 
     def workspace(self) -> str:
@@ -32,23 +36,30 @@ class MatrixOps(WarpOps):
         return "%workspace"
 
     # ------------------------------------------------------------ multiplication
-    def multiply(self, form: MultiplyForm, d: Sequence, a: Sequence, b: Sequence, c: Sequence, **more) -> None:
+    def multiply(
+        self, form: MultiplyForm, d: Sequence, a: Sequence, b: Sequence, c: Sequence, *, metadata=None, scales=None
+    ) -> None:
         """D = A * B + C. d, a, b, c are register operands in fragment order (isa/fragments.py).
 
-        more: `metadata` (a register operand) with `selector` for sparse forms; `scales` for block scaling.
+        `metadata` is the register operand of sparse forms; `scales` the two Values of block scaling, made by
+        isa/matrix.py.
         """
-        self.multiply_outlined(form, d, a, b, c)
+        self.multiply_outlined(form, d, a, b, c, metadata=metadata, scales=scales)
 
-    def multiply_outlined(self, form: MultiplyForm, d: Sequence, a: Sequence, b: Sequence, c: Sequence) -> None:
+    def multiply_outlined(
+        self, form: MultiplyForm, d: Sequence, a: Sequence, b: Sequence, c: Sequence, *, metadata=None, scales=None
+    ) -> None:
         """The general way: registers through the workspace, one call."""
         space = Workspace(form)
-        inputs = [(name, operands) for name, operands in zip("abc", (a, b, c))]
-        values = {}
-        for name, operands in inputs:
-            bits = fragment(form, name).register_bits
-            values[name] = [self.read(x, bits) for x in operands]
-            if any(v is None for v in values[name]):
-                return
+        values: dict[str, list[Value | None]] = {}
+        for name, operands in zip("abc", (a, b, c)):
+            values[name] = [self.read(x, fragment(form, name).register_bits) for x in operands]
+        if form.sparse:
+            values["metadata"] = [self.read(metadata, 32)]
+        if form.scale_type:
+            values["scale_a"], values["scale_b"] = [scales[0]], [scales[1]]
+        if any(v is None for parts in values.values() for v in parts):
+            return
         bits = fragment(form, "d").register_bits
         if self.dry:
             for x in d:
@@ -115,6 +126,9 @@ class MatrixOps(WarpOps):
             places = range(0, WARP_LANES * count, n)
             return [self.shuffle_constant(flat, None, "i32", 128, range(i, i + n)) for i in places]
 
+        if ok is not None and self.mask is None and address.bits == 32:
+            self.require_shared(ok, address, ROW_BYTES)
+            ok = None
         return self._regroup_chunks(self._maybe(ok, fast, slow, types), 32, count)
 
     def store_matrices(self, operand: Address, space: str, values: Sequence[Value]) -> None:
@@ -244,9 +258,89 @@ class MatrixOps(WarpOps):
 
     def transpose_halves(self, value: Value) -> Value:
         """The transposed matrix of 8 x 8 elements of 16 bits, four lanes to a row."""
+        return self._rearrange([value], 16, [c * 8 + r for r in range(8) for c in range(8)])[0]
+
+    def transpose_bytes(self, upper: Value, lower: Value) -> list[Value]:
+        """The transposed matrix of 16 x 16 bytes, four lanes to a row, eight rows to a value."""
+        return self._rearrange([upper, lower], 8, [c * 16 + r for r in range(16) for c in range(16)])
+
+    def columns_of_bytes(self, value: Value) -> Value:
+        """A matrix of 16 x 8 bytes in accumulator order (lane 4 g + t: rows g and g + 8, columns 2 t and 2 t + 1) by
+        columns, four lanes to a column."""
+        order = []
+        for column in range(8):
+            for row in range(16):
+                lane = 4 * (row % 8) + column // 2
+                order.append(4 * lane + 2 * (row // 8) + column % 2)
+        return self._rearrange([value], 8, order)[0]
+
+    def _rearrange(self, values: Sequence[Value], bits: int, order: Sequence[int]) -> list[Value]:
+        """Elements of `bits` bits of values taken as one sequence, in another order."""
         if self.dry:
-            return self.varying(("%dry",) * self.chunks, 32)
-        whole = self.t(f"bitcast <32 x i32> {self.join_chunks(self.vec(value), 'i32')} to <64 x i16>")
-        turned = self.shuffle_constant(whole, None, "i16", 64, [c * 8 + r for r in range(8) for c in range(8)])
-        back = self.t(f"bitcast <64 x i16> {turned} to <32 x i32>")
-        return self.varying(self.split_chunks(back, "i32"), 32)
+            return [self.varying(("%dry",) * self.chunks, 32) for _ in values]
+        n, count = self.chunk, len(order)
+        words = WARP_LANES * len(values)
+        parts = [part for v in values for part in self.vec(v)]
+        lanes = n
+        while len(parts) > 1:
+            parts = [
+                self.shuffle_constant(x, y, "i32", lanes, range(2 * lanes)) for x, y in zip(parts[::2], parts[1::2])
+            ]
+            lanes *= 2
+        whole = self.t(f"bitcast <{words} x i32> {parts[0]} to <{count} x i{bits}>")
+        turned = self.shuffle_constant(whole, None, f"i{bits}", count, order)
+        back = self.t(f"bitcast <{count} x i{bits}> {turned} to <{words} x i32>")
+        flat = [self.shuffle_constant(back, None, "i32", words, range(i, i + n)) for i in range(0, words, n)]
+        return self._regroup_chunks(flat, 32, len(values))
+
+    # ------------------------------------------------------------ fragments of wmma
+    def load_fragment(
+        self, form: MultiplyForm, operand: str, d: Sequence, address: Address, space: str, layout: str, stride
+    ) -> None:
+        """Load the matrix of an operand into the registers d. `stride` is an operand that counts elements, None for
+        a matrix without gaps."""
+        place = self._fragment_place(form, operand, address, space, layout, stride)
+        if place is None:
+            return
+        bits = fragment(form, operand).register_bits
+        if self.dry:
+            for x in d:
+                self.write(x, self.varying(("%dry",) * self.chunks, bits))
+            return
+        self._move_fragment("load", form, operand, layout, *place)
+        for r, x in enumerate(d):
+            self.write(x, self.reload_lanes(r * WARP_LANES * bits // 8, bits))
+
+    def store_fragment(
+        self, form: MultiplyForm, operand: str, source: Sequence, address: Address, space: str, layout: str, stride
+    ) -> None:
+        """The inverse of `load_fragment`."""
+        bits = fragment(form, operand).register_bits
+        values = [self.read(x, bits) for x in source]
+        place = self._fragment_place(form, operand, address, space, layout, stride)
+        if place is None or any(v is None for v in values) or self.dry:
+            return
+        self.workspace()
+        for r, value in enumerate(values):
+            self.spill_lanes(value, r * WARP_LANES * bits // 8)
+        self._move_fragment("store", form, operand, layout, *place)
+
+    def _fragment_place(self, form, operand: str, address: Address, space: str, layout: str, stride):
+        """(generic address, stride in elements) as uniform Values; None while one is not known."""
+        at = self.address(address, space)
+        _, length = lines_of(form, operand, layout)
+        step = self.const(length, 32) if stride is None else self.read(stride, 32)
+        if at is None or step is None:
+            return None
+        if space == "shared":
+            at = self.add(self.zext(at, 64), self.window("shared"))
+        first = self.const(0, 32) if self.mask is None else self.cttz(self.active_mask())
+        return tuple(x if x.is_uniform else self.shuffle(x, first) for x in (at, self.zext(step, 64)))
+
+    def _move_fragment(self, action: str, form, operand: str, layout: str, at: Value, step: Value) -> None:
+        name = self._call_support(fragment_name(action, form, operand, layout))
+        self.e(
+            f"call void {name}({CONTEXT}, ptr {self.workspace()}, i64 {self.uval(at)}, i64 {self.uval(step)}, "
+            f"i32 {self.mask_word()}, i32 {self.site}, ptr {self.slot_pointer()})"
+        )
+        self.after_slow_call()

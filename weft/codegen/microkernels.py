@@ -134,7 +134,7 @@ def write_strip(name: str, target: Target, type_: str, k: str) -> IRFunction:
                   ("ptr", "d"), ("i32", "tiles")]  # fmt: skip
     f = begin(name, "void", parameters, target)
     *parts, columns, c, d, tiles = f.parameters
-    rows = f.alloca(f"[{kind.k * 32} x float]", align=64)
+    rows = f.alloca(f"[{kind.k * 64} x float]", align=64)
     converted = [_floats(f, kind, x) for x in parts]
     for step in range(kind.k):
         block, half, t = kind.place(step)

@@ -13,31 +13,51 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from weft.codegen.access import begin
 from weft.codegen.irtext import IRFunction, Value, constant, vector_type
-from weft.codegen.jit import Target
+from weft.codegen.jit import Target, function_attributes
 from weft.isa import rounding
-from weft.isa.fragments import LANES, TYPE_BITS, MultiplyForm, fragment
-from weft.isa.products import element_value
+from weft.isa.fragments import LANES, TYPE_BITS, MultiplyForm, fragment, scale_places, sparse_indices
+from weft.isa.products import element_value, scale_value
 
 PREFIX = "weft_multiply."
 WORKSPACE_BYTES = 16384
 _LOOKED_UP = ("e4m3", "e5m2", "e3m2", "e2m3", "e2m1")
 
 
+ZERO = constant("i64", 0)
+_ROUNDINGS = {"rz": 0, "rn": 1, "rp": 2, "rm": 3}  # of llvm.set.rounding
+
+
+def _double(exact: rounding.Exact) -> str:
+    """A number as a constant of IR; every format here is a subset of f64."""
+    return f"0x{rounding.pack('f64', exact):016X}"
+
+
 def multiply_name(form: MultiplyForm) -> str:
     """The support function of a form."""
-    return PREFIX + ".".join(str(getattr(form, field.name)).lower() or "-" for field in fields(form))
+    return PREFIX + form_text(form)
+
+
+def form_text(form: MultiplyForm) -> str:
+    """A form as a part of a name."""
+    return ".".join(str(getattr(form, field.name)).lower() or "-" for field in fields(form))
 
 
 def form_named(text: str) -> MultiplyForm:
-    """The inverse of `multiply_name`, without its prefix."""
-    readers = {"int": int, "bool": lambda word: word == "true", "str": lambda word: "" if word == "-" else word}
-    words = text.split(".")
-    return MultiplyForm(**{f.name: readers[str(f.type)](word) for f, word in zip(fields(MultiplyForm), words)})
+    """The inverse of `form_text`."""
+    found: dict[str, Any] = {}
+    for field, word in zip(fields(MultiplyForm), text.split(".")):
+        if field.type == "int":
+            found[field.name] = int(word)
+        elif field.type == "bool":
+            found[field.name] = word == "true"
+        else:
+            found[field.name] = "" if word == "-" else word
+    return MultiplyForm(**found)
 
 
 @dataclass(frozen=True)
@@ -73,8 +93,8 @@ class Workspace:
 class Tabled(IRFunction):
     """A function with constant tables of its own."""
 
-    def __init__(self, function: IRFunction):
-        self.__dict__ = function.__dict__
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
         self.tables: list[str] = []
 
     def table(self, type_: str, items: Sequence[str]) -> Value:
@@ -87,13 +107,14 @@ class Tabled(IRFunction):
     def text(self) -> str:
         return "".join(self.tables) + super().text()
 
-    def store_vector(self, value: Value, pointer: Value, align: int) -> None:
-        self.store(value, pointer, align=align)
-
 
 def write_multiply(name: str, target: Target, text: str) -> IRFunction:
     """The support function of the form that `text` names."""
-    return _Writer(Tabled(begin(name, "void", [("ptr", "at")], target)), form_named(text)).write()
+    form = form_named(text)
+    attributes = function_attributes(target) + " noinline"
+    if form.rounding != "rn":
+        attributes += " strictfp"  # the rounding mode changes inside
+    return _Writer(Tabled(name, "void", [("ptr", "at")], attributes=attributes), form).write()
 
 
 class _Writer:
@@ -127,26 +148,60 @@ class _Writer:
             left, right = self._unpack("a"), self._unpack("b")
             inner = form.stored_k
         sums = self._unpack("c")
+        meets = self._meets() if form.sparse else None
+        scales = (self._scales("a"), self._scales("b")) if form.scale_type else None
         vector = vector_type(self.total, form.n)
         row_bytes = form.n * self.size(self.total)
-        brow_bytes = form.n * self.size(self.element)
-        zero = constant("i64", 0)
-        with f.for_range(zero, form.parts) as part:
+        self.right_bytes = form.n * self.size(self.element)
+        if form.rounding != "rn":
+            f.intrinsic("void", "llvm.set.rounding", constant("i32", _ROUNDINGS[form.rounding]))
+        with f.for_range(ZERO, form.parts) as part:
             a_part = f.index(left, part, form.m * inner * self.size(self.element))
-            b_part = f.index(right, part, form.k * brow_bytes)
+            b_part = f.index(right, part, form.k * self.right_bytes)
             c_part = f.index(sums, part, form.m * row_bytes)
-            with f.for_range(zero, form.m) as i:
+            with f.for_range(ZERO, form.m) as i:
                 a_row = f.index(a_part, i, inner * self.size(self.element))
                 c_row = f.index(c_part, i, row_bytes)
-                total = f.variable(f.load(vector, c_row, align=4))
-                with f.for_range(zero, inner) as k:
-                    x = f.load(self.element, f.index(a_row, k, self.size(self.element)))
-                    y = f.load(vector_type(self.element, form.n), f.index(b_part, k, brow_bytes), align=4)
-                    f.set(total, self._step(f.splat(x, form.n), y, f.get(total)))
-                f.store(f.get(total), c_row, align=4)
+                row = f.index(meets, i, 2 * inner) if meets is not None else None
+                if scales is not None:
+                    total = self._scaled_row(i, a_row, b_part, row, f.load(vector, c_row, align=4), scales)
+                else:
+                    total = self._row(a_row, b_part, row, (ZERO, inner), f.load(vector, c_row, align=4))
+                f.store(total, c_row, align=4)
+        if form.rounding != "rn":
+            f.intrinsic("void", "llvm.set.rounding", constant("i32", _ROUNDINGS["rn"]))
         self._put_back(sums)
         f.ret()
         return f
+
+    def _row(self, a_row: Value, b_part: Value, meets: Value | None, span: tuple, start: Value) -> Value:
+        """start + the products of a row of A with the rows of B, for the elements of `span` (first, last + 1)."""
+        f, form = self.f, self.form
+        total = f.variable(start)
+        with f.for_range(*span) as k:
+            x = f.load(self.element, f.index(a_row, k, self.size(self.element)))
+            row = k if meets is None else f.zext(f.load("i16", f.index(meets, k, 2)), "i64")
+            y = f.load(vector_type(self.element, form.n), f.index(b_part, row, self.right_bytes), align=4)
+            f.set(total, self._step(f.splat(x, form.n), y, f.get(total)))
+        return f.get(total)
+
+    def _scaled_row(self, i: Value, a_row: Value, b_part: Value, meets, start: Value, scales) -> Value:
+        """The same block by block: sums of a block in f64, scaled, and added to the accumulator in f32."""
+        f, form = self.f, self.form
+        doubles = vector_type("double", form.n)
+        step = form.stored_k // form.scale_vector
+        by_row, by_column = scales
+        total = f.variable(start)
+        with f.for_range(ZERO, form.scale_vector) as block:
+            first = f.mul(block, step)
+            part = self._row(a_row, b_part, meets, (first, f.add(first, step)), Value(doubles, "zeroinitializer"))
+            place = f.add(f.mul(i, form.scale_vector), block)
+            scale = f.splat(f.load("double", f.index(by_row, place, 8)), form.n)
+            column = f.load(doubles, f.index(by_column, block, 8 * form.n), align=8)
+            part = f.binary("fmul", part, f.binary("fmul", scale, column))
+            wide = f.binary("fadd", f.convert("fpext", f.get(total), doubles), part)
+            f.set(total, f.convert("fptrunc", wide, start.type))
+        return f.get(total)
 
     def _step(self, x: Value, y: Value, total: Value) -> Value:
         """total + x * y for a row of n columns."""
@@ -161,7 +216,49 @@ class _Writer:
                 product = f.convert("sext", product, total.type)
             return f.add(total, product)
         letter = "f64" if self.element == "double" else "f32"
+        if form.rounding != "rn":
+            name = f"llvm.experimental.constrained.fma.v{form.n}{letter}"
+            how = Value("metadata", '!"round.dynamic"'), Value("metadata", '!"fpexcept.ignore"')
+            return f.intrinsic(total.type, name, x, y, total, *how)
         return f.intrinsic(total.type, f"llvm.fma.v{form.n}{letter}", x, y, total)
+
+    # ------------------------------------------------------------ sparsity and scales
+    def _meets(self) -> Value:
+        """Rows of B, as i16, that A's stored elements meet, [m][stored k]."""
+        f, form = self.f, self.form
+        layout = sparse_indices(form)
+        count = layout.lane.size
+        places = (32 * layout.lane + layout.shift).reshape(-1).tolist()
+        bases = np.broadcast_to(layout.base, layout.lane.shape).reshape(-1).tolist()
+        place_table = f.table("i16", [str(x) for x in places])
+        base_table = f.table("i16", [str(x) for x in bases])
+        rows = f.alloca(f"[{count * layout.width} x i16]", align=64)
+        metadata = f.offset(self.at, self.space.offsets["metadata"])
+        with f.for_range(ZERO, count) as i:
+            place = f.zext(f.load("i16", f.index(place_table, i, 2)), "i32")
+            word = f.load("i32", f.index(metadata, f.zext(f.lshr(place, 5), "i64"), 4))
+            index = f.and_(f.lshr(word, f.and_(place, 31)), (1 << layout.bits) - 1)
+            base = f.load("i16", f.index(base_table, i, 2))
+            row = f.add(base, f.mul(f.trunc(index, "i16"), layout.step))
+            for w in range(layout.width):
+                f.store(f.add(row, w), f.offset(f.index(rows, i, 2 * layout.width), 2 * w))
+        return rows
+
+    def _scales(self, operand: str) -> Value:
+        """scale_A as doubles [m][blocks], or scale_B [blocks][n]."""
+        f, form = self.f, self.form
+        lanes = scale_places(form, operand)[:, None]
+        places = 4 * lanes + np.arange(form.scale_vector)
+        if operand == "b":
+            places = places.T
+        values = f.table("double", [_double(scale_value(form.scale_type, x)) for x in range(256)])
+        table = f.table("i16", [str(x) for x in places.reshape(-1).tolist()])
+        found = f.alloca(f"[{places.size} x double]", align=64)
+        words = f.offset(self.at, self.space.offsets[f"scale_{operand}"])
+        with f.for_range(ZERO, places.size) as i:
+            byte = f.load("i8", f.index(words, f.zext(f.load("i16", f.index(table, i, 2)), "i64"), 1))
+            f.store(f.load("double", f.index(values, f.zext(byte, "i64"), 8)), f.index(found, i, 8))
+        return found
 
     # ------------------------------------------------------------ in and out
     def _places(self, operand: str, unit: int) -> list[int]:
@@ -189,7 +286,7 @@ class _Writer:
         table = f.table("i16", [str(x) for x in places])
         matrix = f.alloca(f"[{len(places)} x {element}]", align=64)
         values = self._value_table(operand, element) if type_ in _LOOKED_UP else None
-        with f.for_range(constant("i64", 0), len(places)) as i:
+        with f.for_range(ZERO, len(places)) as i:
             if bits == 4:
                 place = f.load("i16", f.index(table, i, 2))
                 byte = f.load("i8", f.index(self.at, f.zext(f.lshr(place, 1), "i64"), 1))
@@ -208,8 +305,7 @@ class _Writer:
         bits = self.form.container_bits(operand)
         items = []
         for pattern in range(1 << bits):
-            exact = element_value(self.form, operand, pattern)
-            items.append(f"0x{rounding.pack('f64', exact):016X}")
+            items.append(_double(element_value(self.form, operand, pattern)))
         return self.f.table(element, items)
 
     def _number(self, type_: str, pattern: Value, element: str) -> Value:
@@ -244,7 +340,7 @@ class _Writer:
         places = np.asarray(at).reshape(-1).tolist()
         table = f.table("i16", [str(x) for x in places])
         matrix = f.alloca(f"[{len(places)} x i32]", align=64)
-        with f.for_range(constant("i64", 0), len(places)) as i:
+        with f.for_range(ZERO, len(places)) as i:
             f.store(f.load("i32", self._pointer(table, i, 4), align=4), f.index(matrix, i, 4))
         return matrix
 
@@ -254,7 +350,7 @@ class _Writer:
         bits = TYPE_BITS[form.d_type]
         places = self._places("d", bits)
         table = f.table("i16", [str(x) for x in places])
-        with f.for_range(constant("i64", 0), len(places)) as i:
+        with f.for_range(ZERO, len(places)) as i:
             number = f.load(self.total, f.index(sums, i, self.size(self.total)))
             if form.d_type == "f16":
                 number = f.bitcast(f.convert("fptrunc", number, "half"), "i16")

@@ -19,6 +19,8 @@ Memory (natural alignment N/8 is checked; generic: any live range, shared window
     void weft_store_shared_iN(wk, blk, w, <32 x i32> offset, V(N) value, mask, site)
     V(N) weft_load_local_iN(wk, blk, w, <32 x i32> offset, mask, site)
     void weft_store_local_iN(wk, blk, w, <32 x i32> offset, V(N) value, mask, site)
+    void weft_gather_C_iN(wk, blk, w, <32 x i64> addr, ptr parts, mask, site, slot)     C elements of N bits a lane
+    void weft_scatter_C_iN(same)     parts: 32 lanes of the first, then of the second ...; shared_ and local_ likewise
     i1 weft_find_range(wk, i64 addr, i64 size, slot)     binary search in Launch.ranges; a hit is copied to the slot
 
 Atomics, written by weft.codegen.atomics (see there for operations and kinds):
@@ -28,6 +30,8 @@ Atomics, written by weft.codegen.atomics (see there for operations and kinds):
     void weft_red_shared_OP_KIND_iN(same)
 
 Other:
+    void weft_copy_B(wk, blk, w, <32 x i64> addr, <32 x i32> offset, <32 x i32> count, mask, site, slot)    B in 4 8 16
+        From global to shared memory, `count` of B bytes a lane (more count as B) and zeros behind them.
     void weft_fault(wk, blk, w, i32 kind, site, i32 lane, i64 addr, i32 size)
     <32 x i32> weft_match_any_iN(<32 x iN> value, mask)      N in 32 64; for each lane the lanes with an equal value
     <32 x i64> weft_host_call(wk, blk, w, i32 kind, site, mask, 5 x <32 x i64>)     layout in abi.HostCall
@@ -49,20 +53,23 @@ from weft.codegen.access import (
     begin,
     lane_bits,
     spill,
+    write_copy,
     write_fault,
     write_find_range,
     write_load,
     write_load_uniform,
+    write_parts,
     write_resolve,
     write_store,
     write_window,
 )
 from weft.codegen.atomics import ATOMIC_NAME, write_atomic
+from weft.codegen.fragmentio import write_fragment
 from weft.codegen.irtext import IRFunction, Value, constant, vector_type
 from weft.codegen.jit import Target
-from weft.codegen.wgmma import WGMMA_WRITERS
 from weft.codegen.microkernels import COLUMNS_NAME, STRIP_NAME, write_columns, write_strip
 from weft.codegen.multiply import PREFIX, write_multiply
+from weft.codegen.warpgroup import WGMMA_WRITERS
 
 _HOST_PAYLOAD_HEADER = 16  # site, warp, mask, pad
 
@@ -113,11 +120,14 @@ _WRITERS: list[tuple[re.Pattern, Callable[..., IRFunction]]] = [
     (re.compile(f"weft_store_shared_i{_BITS}"), partial(write_window, space="shared", store=True)),
     (re.compile(f"weft_load_local_i{_BITS}"), partial(write_window, space="local", store=False)),
     (re.compile(f"weft_store_local_i{_BITS}"), partial(write_window, space="local", store=True)),
+    (re.compile("weft_copy_(4|8|16)"), write_copy),
+    (re.compile(r"weft_(gather|scatter)_(shared_|local_|)(\d+)_i" + _BITS), write_parts),
     (ATOMIC_NAME, write_atomic),
     (re.compile("weft_match_any_i(32|64)"), _match_any),
     (re.compile("weft_host_call"), _host_call),
     *WGMMA_WRITERS,
     (re.compile(re.escape(PREFIX) + "(.+)"), write_multiply),
+    (re.compile(r"weft_fragment_(load|store)\.(\w)\.(\w+)\.(.+)"), write_fragment),
     (re.compile(COLUMNS_NAME), write_columns),
     (re.compile(STRIP_NAME), write_strip),
 ]

@@ -13,10 +13,12 @@ from weft.isa import (  # noqa: F401
     logic,
     matrix,
     matrix_move,
+    matrix_sparse,
     memory,
     move,
     tensor,
     video,
     warp,
     wgmma,
+    wmma,
 )

@@ -332,13 +332,9 @@ class CopyAsync:
     @staticmethod
     def emit(b, m, ins):
         size = ins.operands[2].value
-        words = size // 4
         destination, source = b.address(ins.operands[0], "shared"), b.address(ins.operands[1], "global")
-        if len(ins.operands) <= 3:
-            b.store("shared", destination, b.load("global", source, 32, words))
-            return
-        count = _copy_count(b, ins, size)
-        b.store("shared", destination, b.load_under("global", source, count, words))
+        count = _copy_count(b, ins, size) if len(ins.operands) > 3 else None
+        b.copy_to_shared(destination, source, size, count)
 
 
 def _copy_count_reference(t, m, ins, size: int) -> int:

@@ -14,8 +14,9 @@ With g = lane / 4 and t = lane % 4, and `per` elements in a register, nearly all
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -36,8 +37,9 @@ class MultiplyForm:
     Types are PTX names. `a_layout` and `b_layout` matter for the fragments of m8n8k4 with f16 only. `operation` is
     "multiply", or "and" or "xor" for single bits (their popcount is added). `sparse` is "", "standard" or "ordered":
     of A, half of the columns are stored. `kind` is "" or the .kind of the form (f8f6f4, mxf8f6f4, mxf4, mxf4nvf4);
-    `scale_type` (ue8m0, ue4m3) and `scale_vector` (1, 2 or 4 scales for a row of A) belong to block scaling.
-    `family` is "mma" or "wmma".
+    `scale_type` (ue8m0, ue4m3) and `scale_vector` (1, 2 or 4 scales for a row of A) belong to block scaling,
+    `selector` (which threads hold the metadata) to sparse forms, `rounding` (rn, rz, rm, rp) to f64. `family` is "mma"
+    or "wmma".
     """
 
     m: int
@@ -55,6 +57,8 @@ class MultiplyForm:
     kind: str = ""
     scale_type: str = ""
     scale_vector: int = 0
+    selector: int = 0
+    rounding: str = "rn"
     family: str = "mma"
 
     @property
@@ -125,7 +129,7 @@ class Fragment:
         return lane, element
 
 
-@lru_cache(maxsize=None)
+@cache
 def fragment(form: MultiplyForm, operand: str) -> Fragment:
     """The fragment of operand "a", "b", "c" or "d" of a form."""
     bits = form.container_bits(operand)
@@ -203,6 +207,68 @@ def _volta(form: MultiplyForm, operand: str) -> tuple[np.ndarray, np.ndarray]:
     return (lane & 1) + (i & 2) + upper, (i & 4) + (lane & 2) + (i & 1)
 
 
-def dense(form: MultiplyForm) -> MultiplyForm:
-    """The form with all of A's columns in registers."""
-    return replace(form, sparse="")
+@dataclass(frozen=True, eq=False)
+class SparseIndices:
+    """Which rows of B the stored elements of a sparse A meet.
+
+    lane, shift: int arrays [m, units], the lane whose metadata register holds the index of a unit, and its lowest bit.
+    An index has `bits` bits. Unit u covers `width` stored elements, which meet the rows base[u] + step * index of B
+    and those that follow.
+    """
+
+    lane: np.ndarray
+    shift: np.ndarray
+    base: np.ndarray
+    bits: int
+    step: int
+    width: int
+
+    def rows(self, metadata: Sequence[int]) -> list[list[int]]:
+        """Rows of B for each stored element [m][stored k], from the 32 lanes' metadata."""
+        found = []
+        for lanes, shifts in zip(self.lane.tolist(), self.shift.tolist()):
+            row: list[int] = []
+            for lane, shift, base in zip(lanes, shifts, self.base.tolist()):
+                first = base + self.step * (metadata[lane] >> shift & ((1 << self.bits) - 1))
+                row += range(first, first + self.width)
+            found.append(row)
+        return found
+
+
+@cache
+def sparse_indices(form: MultiplyForm) -> SparseIndices:
+    """Layout of the sparsity metadata (PTX ISA, "Sparse matrix storage" and the figures of the metadata).
+
+    With elements of 16 bits or more, half a register holds 16 bits of a row: the low half of row g, the high half of
+    row g + 8; threads follow along k. With smaller elements a register holds 32 bits of one row: even threads have
+    row g, odd ones row g + 8, and the upper two threads the second half of k.
+    """
+    bits = form.container_bits("a")
+    pairs = bits == 4
+    if form.a_type == "tf32":
+        units = np.arange(form.stored_k)
+        # a nibble is 0b0100 for the first element of two and 0b1110 for the second: its bit 1 tells
+        at, base, index_bits, step, width = 4 * units + 1, 2 * units, 1, 1, 1
+        row_bits = 4 * form.stored_k
+    else:
+        step = width = 2 if pairs else 1
+        units = np.arange(form.stored_k // width)
+        at, base, index_bits = 2 * units, 4 * step * (units // 2), 2
+        row_bits = 2 * len(units)
+    row = np.arange(form.m)[:, None]
+    high = row // 8
+    if bits >= 16:
+        threads = row_bits // 16
+        thread, shift = at // 16, at % 16 + 16 * high
+    else:
+        threads = 2 * (row_bits // 32)
+        thread, shift = high + 2 * (at // 32), at % 32 + 0 * high
+    lane = 4 * (row % 8) + threads * form.selector + thread
+    return SparseIndices(lane + 0 * shift, shift + 0 * lane, base, index_bits, step, width)
+
+
+def scale_places(form: MultiplyForm, operand: str) -> np.ndarray:
+    """Lane that holds the scales of a row of A, or of a column of B, with both thread selectors 0 (PTX ISA, "Block
+    Scaling for mma.sync"): the lowest byte belongs to the first block along k."""
+    number = np.arange(form.m if operand == "a" else form.n)
+    return 4 * (number % 8) + number // 8

@@ -10,7 +10,7 @@ exactly, and added to the f32 accumulator with one rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 from weft.isa import rounding
 from weft.isa.bits import clamp, to_signed
@@ -50,10 +50,10 @@ def scatter_matrix(form: MultiplyForm, operand: str, matrices: Sequence[Matrix])
 
 def multiply_matrices(
     form: MultiplyForm, a: Matrix, b: Matrix, c: Matrix,
-    columns: Matrix | None = None, scales: tuple[Matrix, Matrix] | None = None, mode: str = "rn",
+    columns: Matrix | None = None, scales: tuple[Matrix, Matrix] | None = None,
 ) -> Matrix:  # fmt: skip
     """D of one part. `columns[i][j]` is the row of B that A's stored element (i, j) meets (sparse forms), `scales` are
-    patterns of scale_A [m][blocks] and scale_B [n][blocks] (columns of B), `mode` rounds f64 sums."""
+    patterns of scale_A [m][blocks] and scale_B [n][blocks] (columns of B)."""
     if columns is None:
         columns = [list(range(form.stored_k))] * form.m
     if form.operation != "multiply":
@@ -62,7 +62,7 @@ def multiply_matrices(
         return _integers(form, a, b, c, columns)
     if scales is not None:
         return _scaled(form, a, b, c, columns, scales)
-    return _floats(form, a, b, c, columns, mode)
+    return _floats(form, a, b, c, columns)
 
 
 def _bitwise(form: MultiplyForm, a: Matrix, b: Matrix, c: Matrix) -> Matrix:
@@ -93,7 +93,7 @@ def _integers(form: MultiplyForm, a: Matrix, b: Matrix, c: Matrix, columns: Matr
     return result
 
 
-@lru_cache(maxsize=None)
+@cache
 def _small_value(type_: str, kind: str, pattern: int) -> Exact:
     if kind in ("f8f6f4", "mxf8f6f4"):
         # a container of 8 bits: six-bit types in bits 0 to 5, e2m1 in bits 2 to 5
@@ -106,10 +106,13 @@ def element_value(form: MultiplyForm, operand: str, pattern: int) -> Exact:
     type_ = form.type_of(operand)
     if TYPE_BITS[type_] <= 8:
         return _small_value(type_, form.kind, pattern)
+    if type_ == "tf32":
+        pattern &= ~0x1FFF  # a NaN that only these bits tell from infinity becomes one
     return rounding.unpack(type_, pattern)
 
 
-def _floats(form: MultiplyForm, a: Matrix, b: Matrix, c: Matrix, columns: Matrix, mode: str) -> Matrix:
+def _floats(form: MultiplyForm, a: Matrix, b: Matrix, c: Matrix, columns: Matrix) -> Matrix:
+    mode = form.rounding
     wide = "f64" if form.d_type == "f64" else "f32"
     left = [[element_value(form, "a", x) for x in row] for row in a]
     right = [[element_value(form, "b", x) for x in row] for row in b]

@@ -6,10 +6,6 @@ from __future__ import annotations
 from weft.isa.instruction import declare_missing
 
 declare_missing(
-    "tensor-core instructions are not supported yet; compile without wmma, mma and ldmatrix",
-    "wmma",
-)  # fmt: skip
-declare_missing(
     "tcgen05 is the tensor core of sm_100 and later, which Weft does not run; compile for sm_90a, whose wgmma it runs",
     "tcgen05",
 )  # fmt: skip

@@ -14,6 +14,7 @@ Source: PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instru
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -145,10 +146,10 @@ class WgmmaOperands:
     """The operands of one instruction. `a` is a Vector of registers or a descriptor."""
 
     d: Vector
-    a: object
-    b: object
-    scale_d: object
-    metadata: object = None
+    a: Any
+    b: Any
+    scale_d: Any
+    metadata: Any = None
 
 
 def read_form(m: Match, ins: Instruction, file: str = "") -> tuple[WgmmaForm, WgmmaOperands]:
@@ -162,7 +163,7 @@ def read_form(m: Match, ins: Instruction, file: str = "") -> tuple[WgmmaForm, Wg
         value = operand.value if isinstance(operand, Immediate) else None
         if value not in allowed:
             raise wrong(f"{what} must be a constant, one of {', '.join(map(str, allowed))}")
-        return value
+        return int(value)
 
     operands = list(ins.operands)
     n, k = (int(x) for x in m.shape[4:].split("k"))

@@ -308,6 +308,7 @@ class Arena:
     def _free_block(self, address: int, size: int, what: object) -> None:
         if address in self._registered:
             self._unregister(address, size)
+            self.history.append((address, size, what))
             return
         self.ranges.remove(address, size)
         del self._live[address]

@@ -17,6 +17,9 @@ from triton import testing
 _told = False
 _DEFAULT_REP = 100.0  # ms of repetitions
 _MAX_REPETITIONS = 1000
+_MODES: dict[str, Callable[[list[float]], float]] = {
+    "min": min, "max": max, "mean": statistics.mean, "median": statistics.median,
+}  # fmt: skip
 
 
 class NoCache:
@@ -72,7 +75,7 @@ def _summarise(times: list[float], quantiles: list[float] | None, return_mode: s
         return found[0] if len(found) == 1 else found
     if return_mode == "all":
         return times
-    return {"min": min, "max": max, "mean": statistics.mean, "median": statistics.median}[return_mode](times)
+    return _MODES[return_mode](times)
 
 
 def _quantile(ordered: list[float], q: float) -> float:

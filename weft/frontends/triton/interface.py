@@ -8,7 +8,7 @@ from typing import Any
 
 from weft.frontends.devices import virtual_device, virtual_devices
 from weft.runtime.stream import Event as DeviceEvent
-from weft.runtime.stream import Stream
+from weft.runtime.stream import Stream as DeviceStream
 
 
 class DeviceInterface:
@@ -17,13 +17,13 @@ class DeviceInterface:
     def Event(self, enable_timing: bool = False, **_: Any) -> DeviceEvent:
         return DeviceEvent(virtual_device(), enable_timing)
 
-    def Stream(self, device: Any = None, priority: int = 0, **_: Any) -> Stream:
-        return Stream(virtual_device(), priority)
+    def Stream(self, device: Any = None, priority: int = 0, **_: Any) -> DeviceStream:
+        return DeviceStream(virtual_device(), priority)
 
     def synchronize(self, device: Any = None) -> None:
         virtual_device().synchronize()
 
-    def current_stream(self, device: Any = None) -> Stream:
+    def current_stream(self, device: Any = None) -> DeviceStream:
         return virtual_device().default_stream
 
     default_stream = current_stream

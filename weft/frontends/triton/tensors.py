@@ -43,10 +43,11 @@ class TensorRanges:
             return self.device.pointer_of(value)
         storage_of = getattr(value, "untyped_storage", None)
         if storage_of is not None:
-            address = value.data_ptr()
-            if address:
-                self._meet(value, storage_of())
-            return address
+            storage = storage_of()
+            known = self._storages.get(storage._cdata)
+            if known is None or known[0] != storage.data_ptr() or known[1] != storage.nbytes():
+                self._meet(value, storage)
+            return value.data_ptr()
         interface = getattr(value, "__cuda_array_interface__", None)
         if interface is not None:
             return self.device.pointer_of(value, interface)
@@ -60,14 +61,12 @@ class TensorRanges:
         )
 
     def _meet(self, tensor: Any, storage: Any) -> None:
-        """Registers a tensor's storage unless it is known as it is."""
+        """Registers a tensor's storage, anew when it was resized."""
         key = storage._cdata
         address, size = storage.data_ptr(), storage.nbytes()
-        known = self._storages.get(key)
-        if known is not None:
-            if known[0] == address and known[1] == size:
-                return
-            del self._storages[key]  # resized
+        self._storages.pop(key, None)
+        if not address or not size:
+            return
         if self.refuse_host and tensor.device.type == "cpu" and not tensor.is_pinned():
             raise ValueError("Pointer argument cannot be accessed from Triton (cpu tensor?)")
         arena = self.device.arena

@@ -1,0 +1,87 @@
+"""PyTorch programs on virtual GPUs: an imported torch (its CPU build) in, one whose device="cuda" works out.
+
+`arm` runs before torch is imported and lets torch.cuda find its bindings (bindings.py); `attach` runs after and does the
+rest: the device guard and hooks (hooks.py), tensors (tensors.py), kernels (registration.py). Programs need no change.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from weft.frontends.torch.versions import check_version
+
+__all__ = ["arm", "attach", "check_version"]
+
+
+class _FillingLoader(Loader):
+    """Runs torch.cuda with its own loader, after torch._C has the bindings."""
+
+    def __init__(self, loader: Loader):
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        prepare(sys.modules["torch"])
+        self._loader.exec_module(module)
+
+
+class _CudaFinder(MetaPathFinder):
+    """Lets the other finders find torch.cuda and puts the filling loader around it."""
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        if fullname != "torch.cuda":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _FillingLoader(spec.loader)
+        return spec
+
+
+def arm() -> None:
+    """Waits for the import of torch.cuda, which comes in the middle of torch's."""
+    sys.meta_path.insert(0, _CudaFinder())
+
+
+def prepare(torch: ModuleType) -> None:
+    """Guard, hooks, devices and bindings, as soon as torch's C++ part is loaded.
+
+    Raises UnsupportedError for a version or a build that was not tried.
+    """
+    from importlib.metadata import version
+
+    from torch.torch_version import __version__ as own_version
+
+    check_version(str(own_version or version("torch")), torch.version.cuda)
+    from weft.frontends.torch.gpus import make_gpus
+    from weft.frontends.torch.hooks import install_guard, install_hooks
+
+    install_guard(torch)
+
+    install_hooks(torch, len(make_gpus()))
+    from weft.frontends.torch.bindings import fill_bindings
+
+    fill_bindings()
+
+
+def attach(torch: ModuleType) -> None:
+    """Registers the kernels and puts right what a CPU build says of itself, once torch is imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from weft.frontends.torch.layout import check_layout
+
+        check_layout(torch)
+        from weft.frontends.torch.start import start
+
+        start()

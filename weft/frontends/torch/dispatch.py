@@ -1,0 +1,301 @@
+"""Kernels for the CUDA dispatch key: an operator's schema in, a Python function out that computes it with CPU kernels.
+
+A function is written as source text for its schema when the operator is first called: host twins of the arguments,
+the CPU operator, CUDA tensors on the memory of the results, a word to the recorder. Written out like this it takes
+three to four microseconds, a tenth of what a general function needs that looks at each argument.
+"""
+
+from __future__ import annotations
+
+import keyword
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from weft.frontends.torch import gpus as gpus_module
+from weft.frontends.torch.gpus import StreamState, current_stream
+from weft.frontends.torch.devicecheck import check_same_device, host_of, hosts_of, refuse_mixed
+from weft.frontends.torch.layout import device_code, storage_at, tensor_at
+from weft.frontends.torch.recording import recorder
+from weft.frontends.torch.retry import retry
+from weft.frontends.torch.tensors import (
+    KEYS_CHANGE,
+    Tensor,
+    follow_twin,
+    share,
+    sparse_to_cuda,
+    to_cuda_anything,
+    torch_device_cpu,
+)
+
+_C = torch._C
+
+# Python's own bindings parse arguments faster than the operator objects do. The same signature is assured for these.
+_QUICK_FUNCTIONS = frozenset("""
+    add.Tensor sub.Tensor mul.Tensor div.Tensor mm bmm addmm relu sigmoid tanh exp log sqrt rsqrt neg abs sin cos
+    eq.Tensor ne.Tensor lt.Tensor gt.Tensor le.Tensor ge.Tensor eq.Scalar ne.Scalar lt.Scalar gt.Scalar pow.Tensor_Scalar
+    where.self maximum minimum logical_not isnan
+""".split())
+_QUICK_METHODS = frozenset("""
+    add_.Tensor sub_.Tensor mul_.Tensor div_.Tensor relu_ zero_ fill_.Scalar addcmul_ addcdiv_ sqrt_ clamp_
+""".split())
+
+_TENSOR_KINDS = {"Tensor": "one", "Optional[Tensor]": "optional", "List[Tensor]": "many", "List[Optional[Tensor]]": "many"}
+
+
+class Entry:
+    """An operator with a kernel of ours: name as "add.Tensor", and the function that the dispatcher calls."""
+
+    __slots__ = ("function", "name", "number", "source")
+
+    def __init__(self, name: str, number: int):
+        self.name, self.number = name, number
+        self.function: Any = None
+        self.source = ""
+
+
+entries: dict[str, Entry] = {}
+
+
+def find_operator(name: str, library: str = "aten") -> Any:
+    """The OpOverload of a name such as "add.Tensor" or "relu"."""
+    base, _, overload = name.partition(".")
+    return getattr(getattr(getattr(torch.ops, library), base), overload or "default")
+
+
+def without_modes(kernel: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+    """Calls a kernel so that TorchFunctionModes of the program (a default device, for one) do not see its insides."""
+    with _C.DisableTorchFunction():
+        return kernel(*args, **kwargs)
+
+
+def _choose_function(name: str, operator: Any) -> Any:
+    base = name.partition(".")[0]
+    if name in _QUICK_FUNCTIONS:
+        return getattr(_C._VariableFunctions, base)
+    if name in _QUICK_METHODS:
+        return getattr(_C.TensorBase, base)
+    return operator._op
+
+
+# ---------------------------------------------------------------- the source of a kernel
+class _Writer:
+    """Collects the lines of one function, and the objects that it needs under names of its own."""
+
+    def __init__(self, entry: Entry, namespace: dict[str, Any]):
+        self.suffix, self.namespace = f"_{entry.number}", namespace
+        self.lines: list[str] = []
+
+    def constant(self, name: str, value: Any) -> str:
+        self.namespace[name + self.suffix] = value
+        return name + self.suffix
+
+    def write(self, *lines: str) -> None:
+        self.lines.extend("    " + line for line in lines)
+
+
+def _kind_of(argument: Any) -> str:
+    text = str(argument.type)
+    if text in _TENSOR_KINDS:
+        return _TENSOR_KINDS[text]
+    if text in ("Device", "Optional[Device]", "device", "Optional[device]"):
+        return "device"
+    if "Generator" in text:
+        return "generator"
+    if argument.name == "pin_memory":
+        return "pinned"
+    return ""
+
+
+def _returned_argument(schema: Any, result: Any) -> Any:
+    """The argument that a result is (in place and out= forms), None for a new tensor."""
+    alias = result.alias_info
+    if alias is None or not alias.is_write:
+        return None
+    for argument in schema.arguments:
+        if argument.alias_info is not None and argument.alias_info.before_set == alias.before_set:
+            return argument
+    return None
+
+
+def write_kernel(entry: Entry, operator: Any, namespace: dict[str, Any], devices: int) -> str:
+    """The source of an operator's kernel. Its constants go into `namespace`.
+
+    devices: how many GPUs there are; with one, nothing asks which a tensor is on.
+    """
+    schema = operator._schema
+    out = _Writer(entry, namespace)
+    name = repr(entry.name)
+    positional = [argument for argument in schema.arguments if not argument.kwarg_only]
+    special = [place for place, argument in enumerate(positional) if _kind_of(argument)]
+    named = positional[: special[-1] + 1] if special else []
+    extra = len(positional) > len(named)
+    keywords = [argument for argument in schema.arguments if argument.kwarg_only]
+    others = [argument for argument in keywords if not _kind_of(argument)]
+    own = [argument for argument in keywords if _kind_of(argument)]
+
+    variable = {argument.name: f"a{place}" for place, argument in enumerate(named)}
+    for argument in own:
+        variable[argument.name] = argument.name + ("_" if keyword.iskeyword(argument.name) else "")
+    parameters = []
+    for argument in named:
+        default = ""
+        if argument.has_default_value():
+            default = "=" + out.constant(f"D{len(parameters)}", argument.default_value)
+        parameters.append(variable[argument.name] + default)
+    if extra:
+        parameters.append("*rest")
+    elif own:
+        parameters.append("*")
+    for argument in own:
+        parameters.append(variable[argument.name] + ("=None" if argument.has_default_value() else ""))
+    if others:
+        parameters.append("**kw")
+    tensors = [argument for argument in (*named, *own) if _kind_of(argument) in ("one", "optional", "many")]
+    seen = "(" + "".join(f"{variable[argument.name]}, " for argument in tensors) + ")"
+    recorded = "(" + "".join(f"{variable[argument.name]}, " for argument in named) + ("*rest" if extra else "") + ")"
+    keyword_values = "{" + "".join(f"{argument.name!r}: {variable[argument.name]}, " for argument in own)
+    keyword_values += "**kw}" if others else "}"
+    function = f"kernel{out.suffix}"
+    out.write("if depth():", f"    return without_modes({function}, {recorded}, {keyword_values})")
+
+    device_argument = next((argument for argument in (*named, *own) if _kind_of(argument) == "device"), None)
+    if device_argument is not None:
+        out.write(f"d = factory_device({variable[device_argument.name]}, {seen})")
+    elif devices > 1:
+        out.write(f"d = check_same_device({name}, {seen})")
+    index = "d" if devices > 1 or device_argument is not None else "0"
+
+    call = []
+    for argument in (*named, *own):
+        kind, var = _kind_of(argument), variable[argument.name]
+        label = f"{argument.name}=" if argument.kwarg_only else ""
+        host = f"h_{var}"
+        if kind == "one":
+            out.write("try:", f"    {host} = {var}._weft", "except AttributeError:")
+            out.write(f"    {host} = host_of({var}, {name}, {argument.name!r}, {seen})")
+        elif kind == "optional":
+            out.write(f"if {var} is None:", f"    {host} = None", "else:", "    try:", f"        {host} = {var}._weft")
+            out.write("    except AttributeError:")
+            out.write(f"        {host} = host_of({var}, {name}, {argument.name!r}, {seen})")
+        elif kind == "many":
+            out.write(f"{host} = hosts_of({var}, {name}, {argument.name!r}, {seen})")
+        elif kind == "device":
+            host = "cpu_device"
+        elif kind == "pinned":
+            host = "False"
+        elif kind == "generator":
+            out.write(f"{host} = host_generator({var}, {index})")
+        else:
+            host = var
+        call.append(label + host)
+    if extra:
+        place = sum(1 for text in call if "=" not in text)
+        call.insert(place, "*rest")
+    if others:
+        call.append("**kw")
+    cpu = out.constant("F", _choose_function(entry.name, operator))
+    arguments = ", ".join(call)
+    out.write("try:", f"    r = {cpu}({arguments})", "except RuntimeError as error:")
+    out.write(f"    r = retry(error, {out.constant('O', operator)}, {index}, {arguments})")
+
+    targets = [_returned_argument(schema, result) for result in schema.returns]
+    if not targets:
+        _write_in_place(out, tensors, variable)
+        out.write("e = None")
+    elif len(targets) == 1 and targets[0] is not None:
+        var = variable[targets[0].name]
+        if targets[0].is_out:
+            out.write(f"if h_{var}.shape != {var}.shape:", f"    follow_twin({var}, h_{var})")
+        out.write(f"e = {var}")
+    elif len(targets) == 1 and str(schema.returns[0].type) == "Tensor":
+        _write_adoption(out, index, devices)
+    elif len(targets) == 1:
+        out.write(f"e = to_cuda_anything(r, {index})")
+    else:
+        parts = []
+        for place, target in enumerate(targets):
+            if target is None:
+                parts.append(f"to_cuda_anything(r[{place}], {index})")
+            else:
+                var = variable[target.name]
+                if target.is_out:
+                    out.write(f"if h_{var}.shape != {var}.shape:", f"    follow_twin({var}, h_{var})")
+                parts.append(var)
+        out.write(f"e = ({', '.join(parts)})")
+    out.write("if recorder.sink is not None:")
+    out.write(f"    recorder.sink({name}, {recorded}, {keyword_values}, e, {index})")
+    out.write("return e")
+    return f"def {function}({', '.join(parameters)}):\n" + "\n".join(out.lines) + "\n"
+
+
+def _write_in_place(out: _Writer, tensors: list[Any], variable: dict[str, str]) -> None:
+    """For operators that return nothing: out= lists may have been resized."""
+    for argument in tensors:
+        if argument.is_out and _kind_of(argument) == "many":
+            var = variable[argument.name]
+            out.write(f"for t, h in zip({var}, h_{var}):")
+            out.write("    if t.shape != h.shape:", "        follow_twin(t, h)")
+
+
+def _write_adoption(out: _Writer, index: str, devices: int) -> None:
+    """What to_cuda does, in line."""
+    code = device_code(0) if index == "0" else "device_code(d)"
+    allocate = "allocate_0" if index == "0" else "gpus[d].allocator.allocate"
+    out.write(
+        "e = share(r)",
+        "f = tensor_at(e._cdata)",
+        "f.keys ^= KEYS_CHANGE",
+        f"f.device = {code}",
+        "try:",
+        "    s = r.untyped_storage()",
+        "except NotImplementedError:",
+        f"    e = sparse_to_cuda(r, {index})",
+        "else:",
+        "    g = storage_at(s._cdata)",
+        f"    if g.device != {code}:",
+        "        n = g.size",
+        "        if n:",
+        f"            s._weft = {allocate}(n, current_stream({index})) if StreamState.used else {allocate}(n)",
+        f"        g.device = {code}",
+        "    e._weft = r",
+    )
+
+
+# ---------------------------------------------------------------- kernels that are written when they are first called
+def _specialise(*args: Any, _entry: Entry, **kwargs: Any) -> Any:
+    """Stands in for every kernel until its first call, then becomes it."""
+    specialise_entry(_entry)  # noqa: F821
+    return _entry.function(*args, **kwargs)
+
+
+def specialise_entry(entry: Entry) -> None:
+    """Writes an operator's kernel and puts its code into the function that the dispatcher has."""
+    operator = find_operator(entry.name)
+    entry.source = write_kernel(entry, operator, namespace, len(gpus_module.gpus))
+    exec(compile(entry.source, f"<kernel of {entry.name}>", "exec"), namespace)
+    written = namespace[f"kernel_{entry.number}"]
+    function = entry.function
+    function.__defaults__, function.__kwdefaults__ = written.__defaults__, written.__kwdefaults__
+    function.__code__ = written.__code__
+
+
+namespace: dict[str, Any] = {
+    "specialise_entry": specialise_entry, "without_modes": without_modes, "depth": _C._len_torch_function_stack,
+    "share": share, "tensor_at": tensor_at, "storage_at": storage_at, "KEYS_CHANGE": KEYS_CHANGE,
+    "StreamState": StreamState, "current_stream": current_stream, "recorder": recorder, "follow_twin": follow_twin,
+    "sparse_to_cuda": sparse_to_cuda, "to_cuda_anything": to_cuda_anything, "cpu_device": torch_device_cpu,
+    "host_of": host_of, "hosts_of": hosts_of, "check_same_device": check_same_device, "retry": retry,
+    "device_code": device_code, "gpus": gpus_module.gpus, "refuse_mixed": refuse_mixed,
+}  # fmt: skip
+
+
+def make_entry(name: str) -> Any:
+    """The function to register for an operator; its kernel is written when it is first called."""
+    entry = entries[name] = Entry(name, len(entries))
+    function = types.FunctionType(_specialise.__code__, namespace, f"kernel_{entry.number}")
+    function.__kwdefaults__ = {"_entry": entry}
+    entry.function = function
+    return function

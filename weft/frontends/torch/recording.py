@@ -1,0 +1,66 @@
+"""The seam between operators and the model: every operator call goes through `Recorder.sink`, where there is one.
+
+What enters: an operator's name, its CUDA arguments and results, as the kernels of dispatch.py have them at hand; what
+leaves: whatever the listeners make of it (the timeline, counts of tests). A listener must not keep tensors: it would
+keep their memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+# (operator as "add.Tensor", positional arguments, keyword arguments, result, device index)
+Sink = Callable[[str, tuple, dict, Any, int], None]
+
+
+class Recorder:
+    """Attribute: sink, called after each operator; None while nobody listens."""
+
+    __slots__ = ("_listeners", "sink")
+
+    def __init__(self) -> None:
+        self._listeners: list[Sink] = []
+        self.sink: Sink | None = None
+
+    def add(self, listener: Sink) -> None:
+        """From now on `listener` hears of every operator."""
+        self._listeners.append(listener)
+        self._choose()
+
+    def remove(self, listener: Sink) -> None:
+        self._listeners.remove(listener)
+        self._choose()
+
+    def _choose(self) -> None:
+        listeners = tuple(self._listeners)
+        if len(listeners) < 2:
+            self.sink = listeners[0] if listeners else None
+            return
+
+        def tell_all(name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:
+            for listener in listeners:
+                listener(name, args, kwargs, result, device)
+
+        self.sink = tell_all
+
+
+recorder = Recorder()
+
+
+def record(name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:
+    """Tells the listeners of one operator."""
+    if recorder.sink is not None:
+        recorder.sink(name, args, kwargs, result, device)
+
+
+def connect(timeline: Any) -> None:
+    """Lets a timeline hear of every operator."""
+    from weft.frontends.torch.gpus import StreamState, current_stream
+
+    operator = timeline.operator
+
+    def to_timeline(name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:
+        operator(name, args, result, kwargs, current_stream(device) if StreamState.used else 0, device)
+
+    recorder.add(to_timeline)

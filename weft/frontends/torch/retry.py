@@ -1,0 +1,94 @@
+"""CPU kernels that refuse what CUDA's accept: an operator's error in, its result by another way out, or the error.
+
+Data types: where the CPU has no kernel for half precision, the operator is computed in float32 and rounded, as most
+CUDA kernels do it. Memory: the CPU allocator's error becomes CUDA's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NoReturn
+
+import torch
+
+from weft.frontends.torch.gpus import gpus
+from weft.frontends.torch.tensors import Tensor
+
+_NO_MEMORY = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes")
+_NO_KERNEL = re.compile(r"not implemented for '(Half|BFloat16|ComplexHalf)'|not implemented for.*(Half|BFloat16)")
+_WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
+
+
+def retry(error: RuntimeError, operator: Any, index: int, *args: Any, **kwargs: Any) -> Any:
+    """The operator's result by a wider type where that helps; raises the error, or what CUDA would raise, else."""
+    text = str(error)
+    found = _NO_MEMORY.search(text)
+    if found:
+        refuse_memory(int(found[1]), index, error)
+    if not _NO_KERNEL.search(text):
+        raise error
+    narrow = next((value.dtype for value in _tensors((*args, *kwargs.values())) if value.dtype in _WIDER), None)
+    if narrow is None:
+        raise error
+    wide_args = [_widen(value) for value in args]
+    wide_kwargs = {name: _widen(value) for name, value in kwargs.items()}
+    result = operator(*wide_args, **wide_kwargs)
+    return _write_back(operator, (args, kwargs), (wide_args, wide_kwargs), result, narrow)
+
+
+def refuse_memory(size: int, index: int, error: Exception) -> NoReturn:
+    """Raises torch.OutOfMemoryError for a request that the host refused: CUDA's where the GPU would refuse it too."""
+    gpus[index].allocator.check_room(size)
+    raise torch.OutOfMemoryError(
+        f"The host of virtual GPU {index} refused {size / 2**30:.2f} GiB, which would fit on the GPU. Use a smaller "
+        "problem, or --dry, which computes no numbers."
+    ) from error
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif type(value) in (list, tuple):
+            found.extend(_tensors(value))
+    return found
+
+
+def _widen(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(_WIDER[value.dtype]) if value.dtype in _WIDER else value
+    if type(value) in (list, tuple):
+        return type(value)(_widen(entry) for entry in value)
+    if isinstance(value, torch.dtype):
+        return _WIDER.get(value, value)
+    return value
+
+
+def _narrow(value: Any, narrow: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(narrow) if value.dtype is _WIDER[narrow] else value
+    if isinstance(value, (list, tuple)):
+        return tuple(_narrow(entry, narrow) for entry in value)
+    return value
+
+
+def _write_back(operator: Any, given: Any, wide: Any, result: Any, narrow: torch.dtype) -> Any:
+    """Rounds new results, and copies what the operator wrote into its arguments."""
+    written = False
+    for place, argument in enumerate(operator._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        if place < len(given[0]):
+            target, source = given[0][place], wide[0][place]
+        else:
+            target, source = given[1].get(argument.name), wide[1].get(argument.name)
+        for one, other in zip(_tensors((target,)), _tensors((source,))):
+            written = True
+            if one is not other:
+                if one.shape != other.shape:
+                    one.resize_(other.shape)
+                one.copy_(other)
+    if written and len(operator._schema.returns) == 1:
+        return None  # the kernel returns its argument
+    return _narrow(result, narrow)

@@ -1,0 +1,368 @@
+"""The device's clock: what programs launch goes in, in the order of issue; what ran when, and why it waited, comes out.
+
+A front end records every operator, copy, kernel, collective, event and wait. Recording is cheap: each distinct piece of
+work is described once (weft.model.work) and given a number, and the log holds 8 bytes per launch. Time is worked out
+only when somebody asks (`elapsed`, `clock`, the summary at the end), by weft.model.clock, for the chip that the program
+sees and for as many others as the log shall be priced on.
+
+    timeline = weft.timeline.start("h100", devices=2)
+    timeline.operator("aten::mm", (a, b), c, stream=0, device=0)
+    ...
+    weft.timeline.stop()
+
+Streams are any hashable names (0 is the default stream), events any hashable, devices ordinals.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from weft.chips import Chip, find_chip
+from weft.errors import InvalidValueError
+from weft.model.clock import Clock
+from weft.model.operators import needs_of
+from weft.model.work import (
+    Call,
+    Collective,
+    Copy,
+    EventRecord,
+    EventWait,
+    Graph,
+    GraphLaunch,
+    HostWork,
+    KernelLaunch,
+    Mark,
+    RangeEnd,
+    RangeStart,
+    StreamWait,
+    Synchronize,
+    Work,
+    describe_value,
+)
+
+# A record is the number of its work times LANES plus the number of its lane, a lane being a stream of a device.
+LANE_BITS = 16
+LANES = 1 << LANE_BITS
+# Records kept for traces and for pricing on chips that are named later; older ones are priced and let go.
+KEPT_RECORDS = 8_000_000
+
+_PLAIN, _FLOAT, _SEQUENCE, _TENSOR, _OTHER = range(5)
+# How a value of a type enters the key of a call.
+_kinds: dict[type, int] = {
+    int: _PLAIN, bool: _PLAIN, str: _PLAIN, type(None): _PLAIN, float: _FLOAT, complex: _FLOAT, list: _SEQUENCE,
+    tuple: _SEQUENCE,
+}  # fmt: skip
+
+
+def _classify(value: Any) -> int:
+    cls = type(value)
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        kind = _TENSOR
+    elif isinstance(value, int):
+        kind = _PLAIN
+    elif isinstance(value, (list, tuple)):
+        kind = _SEQUENCE
+    else:
+        kind = _OTHER
+    _kinds[cls] = kind
+    return kind
+
+
+class Timeline:
+    """The work of a process's virtual GPUs in the order of issue.
+
+    chip: what the devices are. devices: how many. compare: further chips on which the same work is priced. tf32_matmul,
+    tf32_convolution: PyTorch's switches, part of what an operator costs.
+    """
+
+    def __init__(self, chip: Chip | str, devices: int = 1, compare: Iterable[Chip | str] = ()):
+        self.chip = find_chip(chip) if isinstance(chip, str) else chip
+        self.device_count = devices
+        others = [find_chip(other) if isinstance(other, str) else other for other in compare]
+        self.work: list[Work] = []
+        self.lanes: list[tuple[int, Hashable]] = []
+        self.clocks = {
+            chip.name: Clock(chip, self.work, self.lanes, LANE_BITS) for chip in dict.fromkeys([self.chip, *others])
+        }
+        self.memory: dict[int, tuple[int, int]] = {}
+        self.dropped = 0
+        self._numbers: dict[Any, int] = {}
+        self._lane_numbers: dict[tuple[int, Hashable], int] = {}
+        self._log = array("q")
+        self._append: Callable[[int], None] = self._log.append
+        self._priced = 0
+        self._modes = 1 << 1  # as PyTorch starts: TF32 in convolutions, not in matrix products
+        self._lock = threading.RLock()
+        self._capture: Graph | None = None
+
+    # ------------------------------------------------------------ recording
+    def operator(self, name: str, inputs: Sequence[Any], outputs: Any = (), kwargs: Mapping[str, Any] | None = None,
+                 stream: Hashable = 0, device: int = 0) -> None:  # fmt: skip
+        """An ATen operator that ran.
+
+        name: "aten::add.Tensor", with or without namespace and overload. inputs: its positional arguments as ATen has
+        them (tensors, lists, scalars). outputs: what it returned. Tensors are anything with shape and dtype; nothing
+        of them is kept.
+        """
+        needs = needs_of(name)
+        if needs.free:
+            return
+        key: list[Any] = [name, self._modes]
+        self._extend(key, inputs, needs)
+        if kwargs:
+            for option, value in kwargs.items():
+                key.append(option)
+                self._extend(key, (value,), needs)
+        key.append(None)
+        self._extend(key, outputs if type(outputs) in (tuple, list) else (outputs,), needs)
+        found = tuple(key)
+        number = self._numbers.get(found)
+        if number is None:
+            number = self._describe(found, name, inputs, outputs, kwargs)
+        lane = self._lane_numbers.get((device, stream))
+        if lane is None:
+            lane = self._add_lane(device, stream)
+        self._append(number << LANE_BITS | lane)
+        if len(self._log) > KEPT_RECORDS:
+            self._let_go()
+
+    def _extend(self, key: list[Any], values: Iterable[Any], needs: Any) -> None:
+        for value in values:
+            kind = _kinds.get(type(value))
+            if kind is None:
+                kind = _classify(value)
+            if kind == _TENSOR:
+                key.append(value.shape)
+                key.append(value.dtype)
+                if needs.strides:
+                    key.append(value.stride())
+            elif kind == _PLAIN:
+                if needs.arguments:
+                    key.append(value)
+            elif kind == _SEQUENCE:
+                if value and type(value[0]) in (int, float):
+                    if needs.arguments:
+                        key.append(tuple(value))
+                else:
+                    key.append(len(value))
+                    self._extend(key, value, needs)
+
+    def _describe(self, key: tuple, name: str, inputs: Sequence[Any], outputs: Any,
+                  kwargs: Mapping[str, Any] | None) -> int:  # fmt: skip
+        results = outputs if type(outputs) in (tuple, list) else (outputs,)
+        call = Call(
+            name,
+            tuple(describe_value(value) for value in inputs),
+            tuple(describe_value(value) for value in results),
+            {option: describe_value(value) for option, value in (kwargs or {}).items()},
+            tf32_matmul=bool(self._modes & 1),
+            tf32_convolution=bool(self._modes & 2),
+        )
+        return self._number(key, call)
+
+    def _number(self, key: Any, work: Work) -> int:
+        with self._lock:
+            number = self._numbers.get(key)
+            if number is None:
+                number = self._numbers[key] = len(self.work)
+                self.work.append(work)
+            return number
+
+    def _add_lane(self, device: int, stream: Hashable) -> int:
+        with self._lock:
+            lane = self._lane_numbers.get((device, stream))
+            if lane is None:
+                lane = len(self.lanes)
+                if lane >= LANES:
+                    raise InvalidValueError(f"invalid argument: more than {LANES} streams in one timeline")
+                self.lanes.append((device, stream))
+                self._lane_numbers[device, stream] = lane
+            return lane
+
+    def _record(self, work: Work, stream: Hashable, device: int) -> None:
+        number = self._numbers.get(work)
+        if number is None:
+            number = self._number(work, work)
+        lane = self._lane_numbers.get((device, stream))
+        if lane is None:
+            lane = self._add_lane(device, stream)
+        self._append(number << LANE_BITS | lane)
+
+    def copy(self, kind: str, nbytes: int, stream: Hashable = 0, device: int = 0, *, pinned: bool = False,
+             blocking: bool = False, peer: int | None = None) -> None:  # fmt: skip
+        """A copy of `nbytes` bytes: kind "h2d", "d2h", "d2d" (within a device) or "p2p" (to the device `peer`).
+
+        pinned: the host's side is page-locked; other host memory makes the host take part. blocking: the host waits for
+        the end, as `.item()` and `.cpu()` do.
+        """
+        self._record(Copy(kind, int(nbytes), pinned, blocking, peer), stream, device)
+
+    def kernel(self, launch: KernelLaunch, stream: Hashable = 0, device: int = 0) -> None:
+        """A compiled kernel that ran (PTX, CUDA C++, Triton)."""
+        self._record(launch, stream, device)
+
+    def collective(self, kind: str, nbytes: int, ranks: int, stream: Hashable = 0, device: int | Sequence[int] = 0, *,
+                   nodes: int = 1, group: Hashable = None) -> None:  # fmt: skip
+        """A collective operation among `ranks` GPUs on `nodes` machines.
+
+        kind: one of weft.model.collectives.KINDS. nbytes: as NCCL's tests count it: the whole buffer of one rank, which
+        for all_gather is the output and for reduce_scatter the input. device: this rank's device; several where one
+        process drives several ranks, which then start together.
+        """
+        devices = (device,) if isinstance(device, int) else tuple(device)
+        work = Collective(kind, int(nbytes), ranks, nodes, devices, group)
+        self._record(work, stream, devices[0])
+
+    # ------------------------------------------------------------ order
+    def record_event(self, event: Hashable, stream: Hashable = 0, device: int = 0) -> None:
+        """The event marks all work that was issued to the stream so far."""
+        self._record(EventRecord(event), stream, device)
+
+    def wait_event(self, event: Hashable, stream: Hashable = 0, device: int = 0) -> None:
+        """Later work of the stream waits for the event."""
+        self._record(EventWait(event), stream, device)
+
+    def stream_wait(self, stream: Hashable, other: Hashable, device: int = 0, other_device: int | None = None) -> None:
+        """Later work of `stream` waits for all work that was issued to `other` so far."""
+        origin = device if other_device is None else other_device
+        self._record(StreamWait(origin, other), stream, device)
+
+    def synchronize(self, device: int = 0, *, stream: Hashable | None = None, event: Hashable | None = None) -> None:
+        """The host waits: for an event, for one stream, or else for all streams of the device."""
+        what = "event" if event is not None else "stream" if stream is not None else "device"
+        self._record(Synchronize(what, event), 0 if stream is None else stream, device)
+
+    def host(self, seconds: float, what: str = "") -> None:
+        """Time that the host spends by itself, in seconds on the host of the real GPU."""
+        self._record(HostWork(seconds, what), 0, 0)
+
+    def push_range(self, name: str, device: int = 0) -> None:
+        """Opens a named range (nvtx); ranges nest."""
+        self._record(RangeStart(name), 0, device)
+
+    def pop_range(self, device: int = 0) -> None:
+        """Closes the innermost range."""
+        self._record(RangeEnd(), 0, device)
+
+    def mark(self, name: str, device: int = 0) -> None:
+        """A named point in time."""
+        self._record(Mark(name), 0, device)
+
+    # ------------------------------------------------------------ graphs
+    def capture_begin(self) -> None:
+        """From now on work is put into a graph instead of being issued. Raises InvalidValueError while capturing."""
+        with self._lock:
+            if self._capture is not None:
+                raise InvalidValueError("invalid argument: a capture is under way already")
+            self._capture = Graph(array("q"))
+            self._append = self._capture.records.append
+
+    def capture_end(self) -> Graph:
+        """Ends the capture; the graph is for `launch_graph`."""
+        with self._lock:
+            if self._capture is None:
+                raise InvalidValueError("invalid argument: no capture is under way")
+            graph, self._capture = self._capture, None
+            self._append = self._log.append
+            return graph
+
+    def launch_graph(self, graph: Graph, stream: Hashable = 0, device: int = 0) -> None:
+        """All work of a graph, for the host's price of one launch."""
+        self._record(GraphLaunch(graph), stream, device)
+
+    # ------------------------------------------------------------ state
+    def set_tf32(self, *, matmul: bool | None = None, convolution: bool | None = None) -> None:
+        """Whether f32 matrix products and convolutions that follow may use TF32 tensor cores."""
+        if matmul is not None:
+            self._modes = self._modes & ~1 | matmul
+        if convolution is not None:
+            self._modes = self._modes & ~2 | convolution << 1
+
+    def note_memory(self, device: int, peak: int, reserved: int) -> None:
+        """The most bytes of a device that were allocated and reserved at once; the summary shows them."""
+        self.memory[device] = (peak, reserved)
+
+    # ------------------------------------------------------------ the clock
+    def advance(self) -> None:
+        """Prices whatever was recorded since the last call, on every chip."""
+        with self._lock:
+            end = len(self._log)
+            if self._priced < end:
+                for clock in self.clocks.values():
+                    clock.advance(self._log, self._priced, end)
+                self._priced = end
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self.advance()
+            self.dropped += len(self._log)
+            del self._log[:]
+            self._priced = 0
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the chip that the program sees, up to date."""
+        self.advance()
+        return self.clocks[self.chip.name]
+
+    def clock_of(self, chip: Chip | str) -> Clock:
+        """The work so far on another chip. Raises InvalidValueError where the beginning of the log is gone already."""
+        wanted = find_chip(chip) if isinstance(chip, str) else chip
+        self.advance()
+        if wanted.name not in self.clocks:
+            if self.dropped:
+                raise InvalidValueError(
+                    f"the log is too long to be priced on {wanted.name} afterwards: name the chip in Timeline(compare=)"
+                )
+            clock = Clock(wanted, self.work, self.lanes, LANE_BITS)
+            clock.advance(self._log, 0, self._priced)
+            self.clocks[wanted.name] = clock
+        return self.clocks[wanted.name]
+
+    def elapsed(self, start: Hashable, end: Hashable) -> float:
+        """Milliseconds on the device's clock from one recorded event to another, as CUDA's elapsed_time.
+
+        Raises InvalidValueError for an event that was not recorded.
+        """
+        times = self.clock.event_times
+        for name, event in (("start", start), ("end", end)):
+            if event not in times:
+                raise InvalidValueError(f"invalid argument: the {name} event was not recorded")
+        return (times[end] - times[start]) * 1e3
+
+    def reached(self, event: Hashable) -> bool:
+        """Whether the host's clock is past the event, as cudaEventQuery."""
+        clock = self.clock
+        return clock.event_times.get(event, 0.0) <= clock.host_time
+
+    def records(self) -> array:
+        """The records that are kept, oldest first."""
+        return self._log
+
+
+# ---------------------------------------------------------------- the current timeline
+_current: Timeline | None = None
+
+
+def current() -> Timeline | None:
+    """The timeline that records this process's work, or None."""
+    return _current
+
+
+def start(chip: Chip | str, devices: int = 1, compare: Iterable[Chip | str] = ()) -> Timeline:
+    """Makes a timeline the current one and lets launches of compiled kernels report to it. It replaces another."""
+    global _current
+    _current = Timeline(chip, devices, compare)
+    return _current
+
+
+def stop() -> Timeline | None:
+    """Ends recording; returns the timeline, all of it priced."""
+    global _current
+    ended, _current = _current, None
+    if ended is not None:
+        ended.advance()
+    return ended
