@@ -322,8 +322,9 @@ def _doubles(x: np.ndarray, y: np.ndarray, c: np.ndarray) -> np.ndarray:
         total = float(c[i, j])
         for left, right in zip(x[i].tolist(), y[:, j].tolist()):
             if not all(map(math.isfinite, (left, right, total))):
-                total = left * right + total
-                continue
+                if not (math.isfinite(left) and math.isfinite(right)):
+                    total = left * right + total
+                continue  # a finite product leaves infinity and NaN as they are
             exact = Fraction(left) * Fraction(right) + Fraction(total)
             try:
                 total = exact.numerator / exact.denominator if exact else left * right + total

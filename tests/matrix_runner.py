@@ -48,11 +48,14 @@ def kernel_text(name: str, d: int, sources: list[tuple[int, int]], width: int, t
     return "\n".join([*lines, "ret;\n}\n"])
 
 
-def run_compiled(text: str, sources: list[np.ndarray], d: int, width: int) -> np.ndarray:
+def run_compiled(
+    text: str, sources: list[np.ndarray], d: int, width: int, gpu: weft.Device | None = None
+) -> np.ndarray:
     """D's registers [32, d] by compiled code."""
     packed = np.concatenate([np.ascontiguousarray(s).reshape(-1).view(np.uint8) for s in sources])
-    out = device().array(np.zeros((32, d), f"u{width // 8}"))
-    device().load(text)["k"][1, 32](out, device().array(packed))
+    gpu = gpu or device()
+    out = gpu.array(np.zeros((32, d), f"u{width // 8}"))
+    gpu.load(text)["k"][1, 32](out, gpu.array(packed))
     return out.numpy()
 
 

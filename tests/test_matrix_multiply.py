@@ -19,7 +19,11 @@ from matrix_oracle import (
     to_registers,
     values_of,
 )
-from matrix_runner import kernel_text, run_compiled, run_reference
+from matrix_runner import device, kernel_text, run_compiled, run_reference
+
+import weft
+from weft import settings
+from weft.errors import PtxError
 
 HALVES = ("f16", "f32")
 SMALL = ("e4m3", "e5m2", "e3m2", "e2m3", "e2m1")
@@ -114,7 +118,9 @@ def test_rounding_of_doubles(shape, mode):
     sources = [to_registers(form, x, given[x]) for x in "abc"]
     found = run_compiled(text, sources, count, width)
     assert (found == run_reference(text, sources, count, width)).all()
-    exact = values_of("f64", given["a"][0]).astype(np.longdouble) @ values_of("f64", given["b"][0]).astype(np.longdouble)
+    exact = values_of("f64", given["a"][0]).astype(np.longdouble) @ values_of("f64", given["b"][0]).astype(
+        np.longdouble
+    )
     exact += values_of("f64", given["c"][0])
     error = from_registers(form, "d", found)[0].view(np.float64) - exact
     towards = {"rm": (error <= 1e-17).all(), "rp": (error >= -1e-17).all()}
@@ -138,9 +144,9 @@ def test_block_scaling(form):
             tail = ", %e0_0, {%sel0, %sel1}, %e1_0, {%sel2, %sel3}"
         text, count, width = text_of(form, 2, tail)
         if registers:
-            numbers = zip(range(4), (byte_a, thread_a, byte_b, thread_b))
-            text = text.replace("mov.u32 %lane", ".reg .b16 %sel<4>; "
-                                + " ".join(f"mov.b16 %sel{i}, {x};" for i, x in numbers) + " mov.u32 %lane", 1)  # fmt: skip
+            chosen = enumerate((byte_a, thread_a, byte_b, thread_b))
+            selectors = " ".join(f"mov.b16 %sel{i}, {x};" for i, x in chosen)
+            text = text.replace("mov.u32 %lane", f".reg .b16 %sel<4>; {selectors} mov.u32 %lane", 1)
         given = inputs(form, True)
         limits = (118, 137) if form.scale_type == "ue8m0" else (0, 127)
         by_row = rng.integers(*limits, (16, blocks))
@@ -166,3 +172,51 @@ def test_block_scaling(form):
 def _set_byte(words: np.ndarray, lane: int, byte: int, value: int) -> None:
     word = int(words[lane]) & ~(0xFF << 8 * byte)
     words[lane] = word | int(value) << 8 * byte
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form("m16n8k16", ("f32", "f16", "f16", "f32")),
+        Form("m16n8k8", ("f32", "tf32", "tf32", "f32")),
+        Form("m16n8k16", ("f64",) * 4),
+        Form("m16n8k32", ("s32", "s8", "u8", "s32"), saturate=True),
+        Form("m16n8k256", ("s32", "b1", "b1", "s32"), operation="and"),
+    ],
+    ids=lambda form: form.name,
+)
+def test_without_wide_vectors(form):
+    """The same on a target whose vectors are half as wide."""
+    before = settings.current().target
+    settings.configure(target="avx2")
+    try:
+        gpu = weft.Device("h100")
+        text, count, width = text_of(form)
+        given = inputs(form, True)
+        wanted = expected(form, *(given[x][0] for x in "abc"))[None]
+        found = run_compiled(text, [to_registers(form, x, given[x]) for x in "abc"], count, width, gpu)
+    finally:
+        settings.configure(target=before)
+    check(form, found, wanted, "avx2")
+
+
+def test_wrong_number_of_registers():
+    text, _, _ = text_of(Form("m16n8k16", ("f32", "f16", "f16", "f32")))
+    with pytest.raises(PtxError, match="operand b must have 2 registers, found 1"):
+        device().load(text.replace("{%b0, %b1}", "{%b0}"))["k"].compile(32)
+
+
+def test_many_in_a_row():
+    """A chain of accumulations in a loop, with the result of one as the next one's C."""
+    form = Form("m16n8k16", ("f32", "f16", "f16", "f32"))
+    text, count, width = text_of(form)
+    line = next(x for x in text.splitlines() if x.startswith("mma."))
+    chained = line.replace("{%c0, %c1, %c2, %c3}", "{%d0, %d1, %d2, %d3}")
+    body = f"{line}\nmov.u32 %lane, 5;\nL: {chained}\nsub.u32 %lane, %lane, 1; setp.ne.u32 %p, %lane, 0; @%p bra L;"
+    text = text.replace(line, body).replace(".reg .b32 %lane;", ".reg .b32 %lane; .reg .pred %p;")
+    given = inputs(form, False)
+    total = given["c"][0]
+    for _ in range(6):
+        total = expected(form, given["a"][0], given["b"][0], total)
+    found = run_compiled(text, [to_registers(form, x, given[x]) for x in "abc"], count, width)
+    check(form, found, total[None], "compiled")

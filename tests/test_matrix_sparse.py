@@ -24,7 +24,9 @@ def sparse_forms() -> list[Form]:
             forms += [Form(shape, (t, "f16", "f16", t), sparse=sparse) for t in ("f16", "f32")]
             forms.append(Form(shape, ("f32", "bf16", "bf16", "f32"), sparse=sparse))
         forms += [Form(s, ("f32", "tf32", "tf32", "f32"), sparse=sparse) for s in ("m16n8k8", "m16n8k16")]
-        forms += [Form("m16n8k64", ("f32", a, b, "f32"), sparse=sparse) for a, b in (("e4m3", "e5m2"), ("e5m2", "e4m3"))]
+        forms += [
+            Form("m16n8k64", ("f32", a, b, "f32"), sparse=sparse) for a, b in (("e4m3", "e5m2"), ("e5m2", "e4m3"))
+        ]
         for types, shapes in ((("s8", "u8"), ("m16n8k32", "m16n8k64")), (("s4", "u4"), ("m16n8k64", "m16n8k128"))):
             for (a, b), shape in itertools.product(itertools.product(types, repeat=2), shapes):
                 forms.append(Form(shape, ("s32", a, b, "s32"), sparse=sparse, saturate=a == b))
@@ -90,7 +92,9 @@ def test_sparse_block_scaling(form):
     check(form, run_reference(text, sources, count, width), wanted, "reference")
 
 
-@pytest.mark.parametrize("selector, reason", [("2", "names threads that do not exist"), ("%lane", "must be a constant")])
+@pytest.mark.parametrize(
+    "selector, reason", [("2", "names threads that do not exist"), ("%lane", "must be a constant")]
+)
 def test_bad_selector(selector, reason):
     form = Form("m16n8k32", ("f32", "f16", "f16", "f32"), sparse="sp")
     text, _, _ = text_of(form, 1, f", %e0_0, {selector}")

@@ -1,5 +1,5 @@
 """wmma: loads, stores and multiplications of every shape, type and layout, by compiled code and by the reference, held
-against NumPy on whole matrices in memory. (The manual leaves the fragments' layout open, so only memory is looked at.)"""
+against NumPy on whole matrices in memory. The manual leaves the fragments' layout open, so only memory is looked at."""
 
 from __future__ import annotations
 
@@ -141,7 +141,11 @@ def kernel_text(form: Form, strides: dict[str, int | None], space: str) -> str:
 def _copy(i: int, into_shared: bool) -> str:
     """n bytes between array i and its part of shared memory."""
     label = f"L{i}_{int(into_shared)}"
-    move = "ld.global.u8 %x, [%g]; st.shared.u8 [%y], %x;" if into_shared else "ld.shared.u8 %x, [%y]; st.global.u8 [%g], %x;"
+    move = (
+        "ld.global.u8 %x, [%g]; st.shared.u8 [%y], %x;"
+        if into_shared
+        else "ld.shared.u8 %x, [%y]; st.global.u8 [%g], %x;"
+    )
     return (
         f"mov.u32 %i, %tid.x;\n{label}: cvt.u64.u32 %i64, %i; add.u64 %g, %at{i}, %i64; mov.u32 %y, pool; "
         f"mad.lo.u32 %y, %n, {i}, %y; add.u32 %y, %y, %i; {move} add.u32 %i, %i, 32; setp.lt.u32 %p, %i, %n; "
@@ -208,7 +212,9 @@ def test_wmma(form):
         assert kept.bytes.size <= found.size
         if padded:
             assert _between(memory["d"], found) == _between(memory["d"], memory["d"].bytes)
-            assert (run_reference(form, memory, strides) == found).all() or _only_nan_differs(form, memory, strides, got)
+            assert (run_reference(form, memory, strides) == found).all() or _only_nan_differs(
+                form, memory, strides, got
+            )
 
 
 def _between(arrangement: Memory, data: np.ndarray) -> bytes:

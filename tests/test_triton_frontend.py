@@ -363,7 +363,7 @@ def test_device_properties() -> None:
     found = active.utils.get_device_properties(active.get_current_device())
     assert found["max_shared_mem"] == 232448 and found["multiprocessor_count"] == 132 and found["warpSize"] == 32
     assert active.get_current_target().arch == 90
-    assert active.get_active_torch_device() == torch.device("cpu")
+    assert active.get_active_torch_device() == torch.device("cuda", 0)
 
 
 def test_autotune_and_do_bench() -> None:
@@ -609,6 +609,13 @@ def test_children_keep_their_own_sitecustomize(tmp_path: Path) -> None:
     )
     done = weft_run([str(parent)], PYTHONPATH=str(tmp_path))
     assert done.stdout.split() == ["True", "WeftDriver"], done.stderr
+
+
+def test_asking_whether_triton_is_there_does_not_use_up_the_hook(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("import importlib.util\nimportlib.util.find_spec('triton')\n" + PROGRAM)
+    done = weft_run(["--gpu", "a100-80gb", str(program)])
+    assert done.stdout.split() == ["True", "80"], done.stderr
 
 
 def test_a_triton_that_is_too_old_is_refused_at_its_first_use(tmp_path: Path) -> None:

@@ -6,44 +6,13 @@ Layouts are the package's: q, k, v of shape [batch, time, heads, head size].
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from published_cases import Case, first, fraction, gate, head_first, normal, unit
 
 B, T, H, D = 2, 130, 2, 64  # time is no multiple of a chunk
-
-
-@dataclass(frozen=True)
-class Case:
-    """One operator. make_inputs gives named inputs, which both functions take. gradients: whether those are compared.
-    tolerance: the largest error ratio."""
-
-    name: str
-    make_inputs: Callable[[], dict[str, Any]]
-    operator: Callable[..., Any]
-    reference: Callable[..., Any]
-    gradients: bool = True
-    tolerance: float = 0.01
-
-
-def normal(*shape: int, dtype: Any = torch.bfloat16, scale: float = 1.0) -> torch.Tensor:
-    return (torch.randn(shape) * scale).to(dtype)
-
-
-def unit(*shape: int, dtype: Any = torch.bfloat16) -> torch.Tensor:
-    """Rows of length one."""
-    return F.normalize(torch.randn(shape), dim=-1).to(dtype)
-
-
-def gate(*shape: int, dtype: Any = torch.float32, scale: float = 16.0) -> torch.Tensor:
-    """Logarithms of forget gates."""
-    return (F.logsigmoid(torch.randn(shape)) / scale).to(dtype)
-
-
-def fraction(*shape: int, dtype: Any = torch.bfloat16) -> torch.Tensor:
-    return torch.rand(shape).sigmoid().to(dtype)
 
 
 def qkv(dtype: Any = torch.bfloat16, time: int = T) -> dict[str, Any]:
@@ -52,27 +21,6 @@ def qkv(dtype: Any = torch.bfloat16, time: int = T) -> dict[str, Any]:
 
 def qkv_unit(dtype: Any = torch.bfloat16) -> dict[str, Any]:
     return {**qkv(dtype), "k": unit(B, T, H, D, dtype=dtype)}
-
-
-def first(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
-    """The first of a function's results, with some arguments fixed."""
-
-    def call(**inputs: Any) -> Any:
-        found = function(**inputs, **fixed)
-        return found[0] if isinstance(found, tuple) else found
-
-    return call
-
-
-def head_first(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
-    """A function of [batch, heads, time, ...] as one of [batch, time, heads, ...]."""
-
-    def call(**inputs: Any) -> Any:
-        turned = {name: value.transpose(1, 2) for name, value in inputs.items()}
-        found = function(**turned, **fixed)
-        return (found[0] if isinstance(found, tuple) else found).transpose(1, 2)
-
-    return call
 
 
 def make_cases() -> list[Case]:
@@ -125,10 +73,10 @@ def simple_cases(ops: Any) -> list[Case]:
         Case("fused_recurrent_hgrn", lambda: {n: make() for n, make in hgrn.items()}, first(ops.fused_recurrent_hgrn),
              first(naive_recurrent_hgrn)),
         Case("parallel_based", based, first(ops.parallel_based, use_norm=True),
-             first(naive_parallel_based, use_norm=True)),
+             head_first(naive_parallel_based, use_norm=True)),
         Case("fused_chunk_based", based, first(ops.fused_chunk_based, use_norm=True),
-             first(naive_parallel_based, use_norm=True)),
-        Case("parallel_rebased", based, first(_rebased(), use_norm=True), first(naive_parallel_rebased, use_norm=True)),
+             head_first(naive_parallel_based, use_norm=True)),
+        Case("parallel_rebased", based, first(_rebased(), eps=1e-6), head_first(naive_parallel_rebased, use_norm=True)),
     ]  # fmt: skip
 
 
@@ -139,7 +87,6 @@ def _rebased() -> Callable[..., Any]:
 
 
 def delta_cases(ops: Any) -> list[Case]:
-    from fla.ops.comba.naive import naive_recurrent_comba
     from fla.ops.delta_rule.naive import delta_rule_recurrence
     from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
     from fla.ops.generalized_delta_rule.dplr.naive import dplr_recurrence
@@ -176,7 +123,6 @@ def delta_cases(ops: Any) -> list[Case]:
 
     gated = first(naive_recurrent_gated_delta_rule)
     kda = first(naive_recurrent_kda)
-    comba = first(naive_recurrent_comba)
     return [
         Case("chunk_delta_rule", delta_inputs, first(ops.chunk_delta_rule), delta),
         Case("fused_recurrent_delta_rule", delta_inputs, first(ops.fused_recurrent_delta_rule), delta),
@@ -192,6 +138,18 @@ def delta_cases(ops: Any) -> list[Case]:
         Case("chunk_dplr_delta_rule", dplr_inputs, first(ops.chunk_dplr_delta_rule), dplr),
         Case("fused_recurrent_dplr_delta_rule", dplr_inputs, first(ops.fused_recurrent_dplr_delta_rule), dplr, False),
     ]  # fmt: skip
+
+
+def comba(q, k, v, p, g, beta):
+    """S = exp(g_t) S + k_t beta_t (v_t - p_t S), the state as it was before this step's decay in the bracket, as the
+    package's kernels have it; its own plain version decays first."""
+    state = torch.zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3])
+    outputs = []
+    for t in range(q.shape[1]):
+        change = (v[:, t] - torch.einsum("bhk,bhkv->bhv", p[:, t], state)) * beta[:, t, :, None]
+        state = state * g[:, t].exp()[..., None, None] + k[:, t, :, :, None] * change[:, :, None, :]
+        outputs.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state) * q.shape[-1] ** -0.5)
+    return torch.stack(outputs, 1)
 
 
 def attention_cases(ops: Any) -> list[Case]:
@@ -211,8 +169,8 @@ def attention_cases(ops: Any) -> list[Case]:
         return {**grouped(), "r": normal(B, T, 2 * H, D, scale=0.1)}
 
     def path_inputs() -> dict[str, Any]:
-        return {**qkv(time=128), "w": unit(B, 128, H, D), "beta": fraction(B, 128, H, dtype=torch.float32) * 2,
-                "g": gate(B, 128, H, scale=1)}  # fmt: skip
+        weights = {"w": unit(B, 128, H, D, dtype=torch.float32), "beta": 2 * fraction(B, 128, H, dtype=torch.float32)}
+        return {**qkv(time=128), **weights, "g": gate(B, 128, H, scale=1)}
 
     scale = D**-0.5
     return [
@@ -274,7 +232,7 @@ def recurrent_cases(ops: Any) -> list[Case]:
         Case("chunk_rwkv6", rwkv6_inputs, first(ops.chunk_rwkv6), rwkv6),
         Case("fused_recurrent_rwkv6", rwkv6_inputs, first(ops.fused_recurrent_rwkv6), rwkv6),
         Case("chunk_rwkv7", rwkv7_inputs, first(ops.chunk_rwkv7), rwkv7),
-        Case("fused_recurrent_rwkv7", rwkv7_inputs, first(ops.fused_recurrent_rwkv7), rwkv7, False),
+        Case("fused_recurrent_rwkv7", rwkv7_inputs, first(ops.fused_recurrent_rwkv7, scale=1.0), rwkv7, False),
         Case("chunk_lightning_attn", qkv, first(ops.chunk_lightning_attn, **lightning), lightning_attn),
         Case("fused_recurrent_lightning_attn", qkv, first(ops.fused_recurrent_lightning_attn, **lightning),
              lightning_attn),
@@ -354,11 +312,12 @@ def module_cases() -> list[Case]:
         Case("rms_norm_gated", lambda: {**norm_inputs(), "g": normal(B, T, 192)}, rms_norm_gated,
              lambda x, weight, bias, g: (F.rms_norm(x, (192,), weight, 1e-5) + bias) * F.silu(g)),
         Case("causal_conv1d", conv_inputs, first(causal_conv1d, activation="silu"), conv_reference),
-        Case("swish", x_inputs, swish, lambda x: F.silu(x)),
-        Case("sigmoid", x_inputs, sigmoid, lambda x: x.sigmoid()),
+        Case("swish", x_inputs, lambda x: swish(x), lambda x: F.silu(x)),
+        Case("sigmoid", x_inputs, lambda x: sigmoid(x), lambda x: x.sigmoid()),
         Case("logsigmoid", x_inputs, logsigmoid, lambda x: F.logsigmoid(x)),
-        Case("sqrelu", x_inputs, sqrelu, lambda x: F.relu(x).square()),
-        Case("swiglu", lambda: {"x": normal(B, T, 192), "y": normal(B, T, 192)}, swiglu, lambda x, y: F.silu(x) * y),
+        Case("sqrelu", x_inputs, lambda x: sqrelu(x), lambda x: F.relu(x).square()),
+        Case("swiglu", lambda: {"x": normal(B, T, 192), "y": normal(B, T, 192)},
+             lambda x, y: swiglu(x, y), lambda x, y: F.silu(x) * y),
         Case("softmax", lambda: {"x": normal(B, T, 192), "y": normal(B, T, 192)}, softmax_grad, softmax_grad_reference,
              False),
         Case("chunk_local_cumsum", lambda: {"x": gate(B, T, H)}, local_cumsum, local_cumsum_reference, False),

@@ -112,6 +112,12 @@ class CooperativeLaunchError(CudaError):
     code, name = 720, "cudaErrorCooperativeLaunchTooLarge"
 
 
+class InvalidClusterSizeError(CudaError):
+    """A cluster of blocks that the chip or the kernel does not allow (cudaErrorInvalidClusterSize)."""
+
+    code, name = 912, "cudaErrorInvalidClusterSize"
+
+
 class KernelFault(CudaError):
     """A kernel stopped at a fault. The device works afterwards.
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -51,7 +52,10 @@ class FrontEnd:
             _find_function(self.after)(module)
 
 
-FRONT_ENDS: tuple[FrontEnd, ...] = (FrontEnd("Triton", "triton", after="weft.frontends.triton:attach"),)
+FRONT_ENDS: tuple[FrontEnd, ...] = (
+    FrontEnd("Triton", "triton", after="weft.frontends.triton:attach"),
+    FrontEnd("PyTorch", "torch", before="weft.frontends.torch:arm", after="weft.frontends.torch:attach"),
+)
 
 
 def _find_function(place: str) -> Callable[..., Any]:
@@ -84,16 +88,21 @@ class ImportHook(MetaPathFinder):
 
     def __init__(self, front_ends: Sequence[FrontEnd]):
         self._waiting = {front_end.module: front_end for front_end in front_ends}
+        self._asked = threading.local()  # .names: what the other finders are being asked for
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        front_end = self._waiting.pop(fullname, None)
-        if front_end is None:
+        front_end = self._waiting.get(fullname)
+        names = self._asked.__dict__.setdefault("names", set())
+        if front_end is None or fullname in names:
             return None
-        spec = importlib.util.find_spec(fullname)
-        if spec is None or spec.loader is None:
-            self._waiting[fullname] = front_end  # not installed: a later import may find it
-            return None
-        spec.loader = _AttachingLoader(spec.loader, front_end)
+        names.add(fullname)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            names.discard(fullname)
+        # A program may only ask whether the framework is there: the front end waits until its code runs.
+        if spec is not None and spec.loader is not None:
+            spec.loader = _AttachingLoader(spec.loader, front_end)
         return spec
 
 

@@ -10,7 +10,7 @@ wait at the same instruction once the rest of the warp can go no further. Diverg
 reconvergence here, which is what makes this an oracle for code that does. Threads that spin give way after SLICE
 instructions, blocks that do not finish let later blocks start.
 
-Addresses: global memory begins at MEMORY_BASE; every allocation has guard bytes behind it. Shared and local addresses
+The blocks of a cluster are resident together. Addresses: global memory begins at MEMORY_BASE; every allocation has guard bytes behind it. Shared and local addresses
 are offsets, with generic forms in two windows that no allocation reaches.
 """
 
@@ -64,6 +64,8 @@ MEMORY_BASE = 0x7A00_0000_0000
 SHARED_WINDOW = 0x6A00_0000_0000
 LOCAL_WINDOW = 0x6B00_0000_0000
 WINDOW_BYTES = 1 << 24
+# In the shared window: a block's own shared memory at 0, that of the cluster's block of rank r at (r + 1) times this.
+CLUSTER_STRIDE = 1 << 19
 FUNCTION_BASE = 0x0F00_0000_0000_0000  # the n-th function's address is FUNCTION_BASE + 16 * n
 ALLOCATION_ALIGN = 256
 GUARD_BYTES = 256
@@ -246,6 +248,7 @@ class Thread:
         self.frame: Frame | None = None
         self.step: Step | None = None
         self.wait: Wait | None = None
+        self.cluster_phase: int | None = None  # of the cluster's barrier, between arriving and waiting
         self.done = False
         self.count = 0
         self.enter(self.interpreter.entry, None)
@@ -406,7 +409,9 @@ class Thread:
         del self.local[top:]
 
     def window(self, space: str) -> int:
-        """First address of the generic window of shared or local memory."""
+        """First address of the generic window of shared or local memory, or of the kernel's parameters."""
+        if space == "param":
+            return min(self.interpreter.entry_parameters.values(), default=0)
         return {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW}[space]
 
     def space_of(self, address: int) -> str:
@@ -415,16 +420,40 @@ class Thread:
             return "shared"
         return "local" if 0 <= address - LOCAL_WINDOW < WINDOW_BYTES else "global"
 
+    def map_to_rank(self, address: int, rank: int) -> int:
+        """mapa: where the block of that rank has what this block has at a shared address."""
+        return (min(rank, WINDOW_BYTES // CLUSTER_STRIDE - 2) + 1) * CLUSTER_STRIDE + address % CLUSTER_STRIDE
+
+    def rank_of(self, address: int) -> int:
+        """The rank of the block that a shared::cluster address belongs to."""
+        place = address // CLUSTER_STRIDE
+        return place - 1 if place else self.block.rank
+
     # ------------------------------------------------------------ memory
+    def _cluster_memory(self, address: int) -> tuple[bytearray, int]:
+        """(a block's shared memory, offset in it) for an address of the cluster's shared memory."""
+        rank = self.rank_of(address)
+        blocks = self.block.cluster.blocks
+        if rank >= len(blocks):
+            return bytearray(), address
+        if all(t.done for t in blocks[rank].threads):
+            raise self.fault(KernelFault, f"shared memory of block {rank} of the cluster, which has exited", address)
+        return blocks[rank].shared, address % CLUSTER_STRIDE
+
     def _find(self, space: str, address: int, size: int) -> tuple[bytearray, int]:
         if space in ("generic", "param"):
             space = self.space_of(address)
             address -= {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW, "global": 0}[space]
-        elif space in ("shared", "local"):
+            space = "cluster" if space == "shared" else space
+        elif space in ("shared", "local", "cluster"):
             address &= U32.mask
         if address % size:
             raise self.fault(MisalignedAddressError, f"{size} bytes at {space} address {address:#x}", address)
-        if space in ("shared", "local"):
+        if space == "cluster":
+            buffer, offset = self._cluster_memory(address)
+            if offset + size <= len(buffer):
+                return buffer, offset
+        elif space in ("shared", "local"):
             buffer = self.block.shared if space == "shared" else self.local
             if address + size <= len(buffer):
                 return buffer, address
@@ -470,8 +499,8 @@ class Thread:
         if axis:
             vectors = {
                 "tid": self.tid, "ntid": interpreter.block, "ctaid": block.ctaid, "nctaid": interpreter.grid,
-                "clusterid": block.ctaid, "nclusterid": interpreter.grid, "cluster_ctaid": Dim3(0, 0, 0),
-                "cluster_nctaid": Dim3(1, 1, 1),
+                "clusterid": block.cluster.index, "nclusterid": interpreter.clusters,
+                "cluster_ctaid": delinearise(block.rank, interpreter.cluster), "cluster_nctaid": interpreter.cluster,
             }  # fmt: skip
             return vectors[stem]["xyz".index(axis)]
         bit = 1 << self.lane
@@ -480,14 +509,16 @@ class Thread:
             "WARP_SZ": WARP_LANES, "lanemask_eq": bit, "lanemask_lt": bit - 1, "lanemask_le": 2 * bit - 1,
             "lanemask_gt": ~(2 * bit - 1), "lanemask_ge": ~(bit - 1), "smid": 0, "nsmid": 1, "gridid": 1,
             "dynamic_smem_size": interpreter.dynamic_shared, "total_smem_size": len(block.shared),
-            "aggr_smem_size": len(block.shared), "cluster_nctarank": 1,
+            "aggr_smem_size": len(block.shared), "cluster_nctarank": interpreter.cluster.count,
+            "cluster_ctarank": block.rank, "clusterrank": block.cluster.linear,
+            "is_explicit_cluster": int(interpreter.explicit_cluster),
         }  # fmt: skip
         if stem in values:
             return values[stem] & known.type.mask
         if stem.startswith(("clock", "globaltimer")):
             ticks = interpreter.spent + self.count
             return ticks >> 32 if stem.endswith("_hi") else ticks & known.type.mask
-        return 0  # cluster_ctarank, is_explicit_cluster, environment, performance and reserved registers
+        return 0  # environment, performance and reserved registers
 
 
 def immediate_pattern(operand: Immediate, type: ScalarType) -> int:
@@ -525,13 +556,40 @@ class NamedBarrier:
         self.expected: int | None = None
 
 
-class Block:
-    """A running block: its threads, shared memory and barriers."""
+def delinearise(index: int, shape: Dim3) -> Dim3:
+    return Dim3(index % shape.x, index // shape.x % shape.y, index // (shape.x * shape.y))
+
+
+class Cluster:
+    """The blocks of a cluster and their barrier: who has arrived in this phase."""
 
     def __init__(self, interpreter: Interpreter, linear: int):
-        self.interpreter, self.linear = interpreter, linear
+        self.linear = linear
+        self.index = delinearise(linear, interpreter.clusters)
+        self.arrived: set[Thread] = set()
+        self.phase = 0
+        self.blocks: list[Block] = []
+        for rank in range(interpreter.cluster.count):
+            within = delinearise(rank, interpreter.cluster)
+            ctaid = Dim3(*(i * n + w for i, n, w in zip(self.index, interpreter.cluster, within)))
+            self.blocks.append(Block(interpreter, ctaid, self, rank))
+
+    def complete(self) -> bool:
+        """End the phase when all threads that have not exited have arrived."""
+        if not all(t.done or t in self.arrived for block in self.blocks for t in block.threads):
+            return False
+        self.phase += 1
+        self.arrived.clear()
+        return True
+
+
+class Block:
+    """A running block: its threads, shared memory and barriers, and its cluster."""
+
+    def __init__(self, interpreter: Interpreter, ctaid: Dim3, cluster: Cluster, rank: int):
+        self.interpreter, self.ctaid, self.cluster, self.rank = interpreter, ctaid, cluster, rank
         grid = interpreter.grid
-        self.ctaid = Dim3(linear % grid.x, linear // grid.x % grid.y, linear // (grid.x * grid.y))
+        self.linear = ctaid.x + grid.x * (ctaid.y + grid.y * ctaid.z)
         self.shared = bytearray(interpreter.shared_bytes)
         self.barriers = [NamedBarrier() for _ in range(BARRIERS)]
         self.threads = [Thread(self, i) for i in range(interpreter.block.count)]
@@ -548,8 +606,11 @@ class Block:
             if all(thread.done for thread in self.threads):
                 return True
             released = self._release()
+            self.interpreter.moves += ran or released
             if not ran and not released:
-                raise self._deadlock()
+                if any(t.wait is not None and t.wait.kind == "cluster" for t in self.threads):
+                    return False  # other blocks may help
+                raise self.deadlock()
         return False
 
     def _release(self) -> bool:
@@ -559,6 +620,13 @@ class Block:
         for number, barrier in enumerate(self.barriers):
             if barrier.arrived:
                 released |= self._release_barrier(number, barrier)
+        waiting = [t for t in self.threads if t.wait is not None and t.wait.kind == "cluster"]
+        if any(t.wait.key == self.cluster.phase for t in waiting):
+            self.cluster.complete()
+        for thread in waiting:
+            if thread.wait.key != self.cluster.phase:
+                thread.wait = None
+                released = True
         return released
 
     def _release_warp(self, warp: list[Thread]) -> bool:
@@ -628,7 +696,7 @@ class Block:
         barrier.expected = expected
         barrier.arrived.add(thread)
 
-    def _deadlock(self) -> DeadlockError:
+    def deadlock(self) -> DeadlockError:
         places: dict[tuple[int, str], list[Thread]] = {}
         for thread in self.threads:
             if thread.wait is not None:
@@ -652,12 +720,21 @@ class Interpreter:
     """One launch."""
 
     def __init__(self, module: Module, name: str, grid: Dim3, block: Dim3, memory: ReferenceMemory,
-                 dynamic_shared: int, step_limit: int):  # fmt: skip
+                 dynamic_shared: int, step_limit: int, cluster: Dim3 | None):  # fmt: skip
         function = module.kernels.get(name)
         if function is None:
             raise NoSuchKernelError(f"no kernel {name!r}; there are {', '.join(module.kernels) or 'none'}")
         self.module, self.name, self.grid, self.block, self.memory = module, name, grid, block, memory
         self.dynamic_shared, self.step_limit = dynamic_shared, step_limit
+        declared = function.directives.get("reqnctapercluster")
+        if cluster is None and declared:
+            cluster = as_dim3(declared)
+        self.explicit_cluster = cluster is not None
+        self.cluster = cluster or Dim3()
+        if any(n % c for n, c in zip(grid, self.cluster)):
+            raise InvalidValueError(f"a grid of {tuple(grid)} is not made of clusters of {tuple(self.cluster)}")
+        self.clusters = Dim3(*(n // c for n, c in zip(grid, self.cluster)))
+        self.moves = 0
         self.globals = memory.symbols(module)
         self.spent = 0
         self.executed: list[int] = []
@@ -755,11 +832,13 @@ class Interpreter:
         result = Run()
         resident: list[Block] = []
         following = 0
-        total = self.grid.count
+        total = self.clusters.count
         while following < total or resident:
+            before = self.moves
             if following < total:
-                resident.append(Block(self, following))
+                resident += Cluster(self, following).blocks
                 following += 1
+                before = -1
             remaining = []
             for block in resident:
                 if block.run(ROUNDS):
@@ -767,6 +846,8 @@ class Interpreter:
                         result.by_thread[block.linear, thread.index] = thread.count
                 else:
                     remaining.append(block)
+            if self.moves == before and remaining:
+                raise remaining[0].deadlock()
             resident = remaining
         for ins, count in zip(self.sites, self.executed):
             if count:
@@ -921,7 +1002,8 @@ def _decode_collective(code: Code, m: Match, ins: Instruction, slot: list[Step])
     its own destination (they may come from different places)."""
     getters, setters = _decode_operands(code, m, ins)
     reference = m.entry.reference
-    synchronises = "sync" in ins.modifiers
+    # .aligned forms have no member mask: all lanes of the warp take part
+    synchronises = "sync" in ins.modifiers and "aligned" not in ins.modifiers
 
     def finish(group: list[Thread]) -> None:
         active = [False] * WARP_LANES
@@ -1038,6 +1120,8 @@ def _decode_barrier(code: Code, m: Match, ins: Instruction, slot: list[Step]) ->
     number = _getter(code, operands[0], U32) if operands else lambda t: 0
     count = _getter(code, operands[1], U32) if len(operands) > 1 else None
     arrives = "arrive" in modifiers
+    if "cluster" in modifiers:
+        return _arrive_at_cluster if arrives else lambda t: _await_cluster(t, slot[0])
     reduction = next((k for k in ("popc", "and", "or") if k in modifiers), "")
 
     def finish(group: list[Thread]) -> None:
@@ -1058,6 +1142,21 @@ def _decode_barrier(code: Code, m: Match, ins: Instruction, slot: list[Step]) ->
         return Wait("barrier", slot[0], at, None, sources, finish, expected)
 
     return run
+
+
+def _arrive_at_cluster(t: Thread) -> None:
+    cluster = t.block.cluster
+    if t in cluster.arrived or t.cluster_phase is not None:
+        raise t.fault(KernelFault, "the thread has arrived at the cluster's barrier already and not waited")
+    cluster.arrived.add(t)
+    t.cluster_phase = cluster.phase
+
+
+def _await_cluster(t: Thread, step: Step) -> Wait:
+    if t.cluster_phase is None:
+        raise t.fault(KernelFault, "the thread waits at the cluster's barrier without having arrived")
+    phase, t.cluster_phase = t.cluster_phase, None
+    return Wait("cluster", step, phase)
 
 
 # ---------------------------------------------------------------- calls to the host
@@ -1160,15 +1259,18 @@ def run_kernel(
     memory: ReferenceMemory,
     dynamic_shared: int = 0,
     step_limit: int = 50_000_000,
+    cluster: int | Sequence[int] | None = None,
 ) -> Run:
     """Run one launch to its end.
 
-    params: the parameter buffer, or one bytes per parameter. dynamic_shared: bytes. step_limit: instructions of all
+    params: the parameter buffer, or one bytes per parameter. dynamic_shared: bytes. cluster: the shape of a cluster in
+    blocks (default: what the kernel declares, else none). step_limit: instructions of all
     threads together. Raises what the kernel's faults are (weft.errors.KernelFault and its kinds), DeadlockError when
     the threads of a block wait for each other, LaunchTimeoutError past the limit, PtxError for a form that the table
     does not have.
     """
-    interpreter = Interpreter(module, name, as_dim3(grid), as_dim3(block), memory, dynamic_shared, step_limit)
+    shape = None if cluster is None else as_dim3(cluster)
+    interpreter = Interpreter(module, name, as_dim3(grid), as_dim3(block), memory, dynamic_shared, step_limit, shape)
     function = module.kernels[name]
     buffer = bytearray(max(function.param_bytes, 1))
     if isinstance(params, (bytes, bytearray)):

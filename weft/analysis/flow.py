@@ -233,7 +233,7 @@ def _append(blocks: list[Block], op: Op) -> None:
         kind = "branch" if op.ins.guard is not None else "jump"
     elif opcode in ("bar", "barrier"):
         modifiers = op.ins.modifiers
-        kind = "" if "arrive" in modifiers or "warp" in modifiers else "suspend"
+        kind = "" if "arrive" in modifiers or "warp" in modifiers else "suspend"  # barrier.cluster.wait too
     elif opcode == "call":
         kind = ""
     else:

@@ -2,14 +2,14 @@
 
 Compilers write a product of large tiles as many mma.sync on small ones: all with one A fragment one after another, or
 all of one step along k. Here such instructions are collected as long as nothing between them needs what they write or
-changes what they read; a group then runs as strips (one A, several neighbouring B), step by step along k. Accumulators
+changes what they read; a group then runs as strips: one A, several neighbouring B, several steps along k. Accumulators
 of one strip get neighbouring places in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from weft.analysis.flow import Op
 from weft.isa.operands import Register, Vector
@@ -31,15 +31,30 @@ class Multiply:
 
 @dataclass(eq=False)
 class Strip:
-    """Multiplications with one A fragment, in the order of their B fragments."""
+    """Multiplications with one A fragment each step: `steps[s][j]` adds to the j-th accumulators, all in place but for
+    the first step's, which may take its sums from elsewhere."""
 
-    a: Names
-    items: list[Multiply] = field(default_factory=list)
+    steps: list[list[Multiply]]
+
+    @property
+    def a(self) -> list[Names]:
+        """The A fragment of each step."""
+        return [step[0].a for step in self.steps]
+
+    @property
+    def b(self) -> tuple[tuple[Names, ...], ...]:
+        """The B fragments of each step."""
+        return tuple(tuple(item.b for item in step) for step in self.steps)
+
+    @property
+    def tiles(self) -> list[Multiply]:
+        """The first step, which tells the accumulators."""
+        return self.steps[0]
 
 
 @dataclass(eq=False)
 class Group:
-    """Multiplications that run together. `steps`: what must follow what; the strips of a step may run in any order."""
+    """Multiplications that run together."""
 
     items: list[Multiply]
 
@@ -47,17 +62,46 @@ class Group:
     def kind(self):
         return self.items[0].kind
 
-    def steps(self) -> list[list[Strip]]:
-        """Chains of products that add to the same accumulators become one item in each of several steps."""
+    def _levels(self) -> list[list[list[Multiply]]]:
+        """levels[depth]: rows of items with one A fragment each; an item's depth counts the products before it that
+        add to the same accumulators."""
         depth_of: dict[Names, int] = {}
-        steps: list[dict[Names, Strip]] = []
+        levels: list[dict[Names, list[Multiply]]] = []
         for item in self.items:
             depth = depth_of.get(item.c, -1) + 1
             depth_of[item.d] = depth
-            while len(steps) <= depth:
-                steps.append({})
-            steps[depth].setdefault(item.a, Strip(item.a)).items.append(item)
-        return [list(step.values()) for step in steps]
+            while len(levels) <= depth:
+                levels.append({})
+            levels[depth].setdefault(item.a, []).append(item)
+        return [list(level.values()) for level in levels]
+
+    def strips(self, most: int) -> list[Strip]:
+        """All items as strips of at most `most` products (or one step), in an order that keeps every sum's order."""
+        levels = self._levels()
+        found: list[Strip] = []
+        done: set[int] = set()
+        for depth, level in enumerate(levels):
+            for row in level:
+                if id(row) in done:
+                    continue
+                strip = Strip([row])
+                limit = max(1, most // len(row))
+                for deeper in levels[depth + 1 : depth + limit]:
+                    following = next((other for other in deeper if id(other) not in done and _continues(row, other)), None)
+                    if following is None:
+                        break
+                    done.add(id(following))
+                    by_sum = {item.d: item for item in following}
+                    strip.steps.append([by_sum[item.d] for item in row])
+                found.append(strip)
+        return found
+
+
+def _continues(row: list[Multiply], other: list[Multiply]) -> bool:
+    """The other row adds to just the accumulators that this one has written, in place."""
+    if len(row) != len(other) or any(item.c != item.d for item in other):
+        return False
+    return {item.d for item in row} == {item.d for item in other}
 
 
 def operand_names(operand: object) -> Names | None:

@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from weft.chips.chip import FIELDS, Capability, Chip, Fact, Source, all_chips, find_chip
+from weft.chips.chip import FIELDS, KINDS, Capability, Chip, Fact, Source, all_chips, find_chip
 
-__all__ = ["FIELDS", "Capability", "Chip", "Fact", "Source", "all_chips", "find_chip"]
+__all__ = ["FIELDS", "KINDS", "Capability", "Chip", "Fact", "Source", "all_chips", "find_chip"]

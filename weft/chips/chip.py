@@ -1,7 +1,9 @@
 """Chip and its limits, read from the TOML files of weft/chips/data.
 
 capability.toml holds what all chips of one compute capability share; one file per chip holds the rest. All sizes are
-in bytes, clocks in Hz, bandwidths in bytes per second, power in watts.
+in bytes, clocks in Hz, bandwidths in bytes per second, rates in operations per second, power in watts, prices in US
+dollars. A chip without a compute capability cannot run compiled kernels: only library kernels are priced on it.
+docs/chips.md describes the files.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from weft.errors import InvalidValueError
 
 DATA = Path(__file__).parent / "data"
 
-# Field of a chip file -> unit ("" where there is none), what it is.
+# Field of a chip file -> unit ("" where there is none), what it is. Rates are of dense operations, a fused multiply-add
+# counting two, with results accumulated in f32 where the type is narrower.
 FIELDS: dict[str, tuple[str, str]] = {
-    "sm_count": ("", "streaming multiprocessors"),
+    "sm_count": ("", "streaming multiprocessors (compute units, cores)"),
     "memory_bytes": ("bytes", "device memory"),
     "memory_type": ("", "kind of device memory"),
     "memory_bus_bits": ("bits", "width of the memory bus"),
@@ -29,20 +32,44 @@ FIELDS: dict[str, tuple[str, str]] = {
     "base_clock": ("Hz", "base clock"),
     "boost_clock": ("Hz", "boost clock"),
     "power": ("W", "board power"),
-    "nvlink_bandwidth": ("bytes/s", "NVLink"),
+    "idle_power": ("W", "power without work"),
+    "fp64_rate": ("FLOP/s", "f64, plain"),
+    "fp32_rate": ("FLOP/s", "f32, plain"),
+    "fp16_rate": ("FLOP/s", "f16, plain"),
+    "tc_fp64_rate": ("FLOP/s", "f64, tensor cores"),
+    "tc_tf32_rate": ("FLOP/s", "tf32, tensor cores"),
+    "tc_fp16_rate": ("FLOP/s", "f16, tensor cores"),
+    "tc_bf16_rate": ("FLOP/s", "bf16, tensor cores"),
+    "tc_fp8_rate": ("FLOP/s", "fp8, tensor cores"),
+    "tc_fp4_rate": ("FLOP/s", "fp4, tensor cores"),
+    "tc_int8_rate": ("OP/s", "int8, tensor cores"),
+    "sustained_bandwidth": ("bytes/s", "bandwidth of device memory that kernels reach"),
+    "sustained_tensor_rate": ("FLOP/s", "bf16 matrix product, best found"),
+    "nvlink_bandwidth": ("bytes/s", "NVLink, or the maker's other link between chips"),
     "pcie_bandwidth": ("bytes/s", "host link"),
+    "network_bandwidth": ("bytes/s", "network of its usual server, per GPU, one direction"),
+    "chips_per_node": ("", "chips in its usual server"),
     "integrated": ("", "shares memory with the CPU"),
+    "price_per_hour": ("USD/h", "price per hour"),
+    "price": ("USD", "price to buy"),
 }
 _REQUIRED = ("sm_count", "memory_bytes", "memory_bandwidth", "boost_clock", "power")
+# Where a number comes from; shown wherever it is.
+KINDS = ("published", "derived", "measured", "assumed")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a number was published; `date` is the publication's, or when the number was checked there."""
+    """Where a number was published; `date` is the publication's, or when the number was checked there.
+
+    kind is one of KINDS: published by the maker or seller, derived from published numbers, measured by the source on
+    such a chip, or assumed.
+    """
 
     title: str
     url: str
     date: str
+    kind: str = "published"
 
 
 @dataclass(frozen=True)
@@ -98,16 +125,18 @@ class Capability:
 
 @dataclass(frozen=True)
 class Chip:
-    """One real GPU. `name` is the catalogue's, `full_name` what CUDA calls the device.
+    """One real chip. `name` is the catalogue's, `full_name` what its maker's software calls the device.
 
-    Facts are read as attributes: chip.sm_count, chip.memory_bytes ... (FIELDS). One that is not known is None.
+    Facts are read as attributes: chip.sm_count, chip.memory_bytes ... (FIELDS). One that is not known is None. limits is
+    None for a chip that runs no compiled kernels.
     """
 
     name: str
     full_name: str
     aliases: tuple[str, ...]
-    capability: Capability
+    limits: Capability | None
     facts: dict[str, Fact]
+    maker: str = "NVIDIA"
 
     def __getattr__(self, field: str) -> Any:
         if field not in FIELDS:
@@ -117,6 +146,21 @@ class Chip:
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+    @property
+    def runs_kernels(self) -> bool:
+        """Whether it can be a device; on the others library kernels are priced, and nothing runs."""
+        return self.limits is not None
+
+    @property
+    def capability(self) -> Capability:
+        """The limits. Raises InvalidValueError for a chip that runs no compiled kernels."""
+        if self.limits is None:
+            raise InvalidValueError(
+                f"{self.name} ({self.full_name}) runs no CUDA kernels: it cannot be a device. `weft compare` prices "
+                "library kernels on it"
+            )
+        return self.limits
 
     @property
     def compute_capability(self) -> tuple[int, int]:
@@ -135,7 +179,9 @@ def _read(path: Path) -> dict:
 
 def _sources(data: dict) -> dict[str, Source]:
     return {
-        key: Source(source["title"], source["url"], source.get("date") or source["checked"])
+        key: Source(
+            source["title"], source["url"], source.get("date") or source["checked"], source.get("kind", "published")
+        )
         for key, source in data["sources"].items()
     }
 
@@ -163,7 +209,13 @@ def _capabilities() -> dict[str, Capability]:
 def read_chip(path: Path) -> Chip:
     """A chip from its file. Raises ValueError for a field that is unknown or missing."""
     data = _read(path)
+    unknown = set(data) - {"name", "full_name", "aliases", "compute_capability", "maker", "sources", "facts"}
+    if unknown:
+        raise ValueError(f"{path.name}: unknown entry {', '.join(sorted(unknown))}")
     sources = _sources(data)
+    for key, source in sources.items():
+        if source.kind not in KINDS:
+            raise ValueError(f"{path.name}: source {key}: kind {source.kind!r}, expected one of {', '.join(KINDS)}")
     facts = {}
     for field, entry in data["facts"].items():
         if field not in FIELDS:
@@ -172,8 +224,8 @@ def read_chip(path: Path) -> Chip:
     missing = [field for field in _REQUIRED if field not in facts]
     if missing:
         raise ValueError(f"{path.name}: missing facts: {', '.join(missing)}")
-    capability = _capabilities()[data["compute_capability"]]
-    return Chip(data["name"], data["full_name"], tuple(data["aliases"]), capability, facts)
+    limits = _capabilities()[data["compute_capability"]] if "compute_capability" in data else None
+    return Chip(data["name"], data["full_name"], tuple(data["aliases"]), limits, facts, data.get("maker", "NVIDIA"))
 
 
 @cache

@@ -80,6 +80,10 @@ class Launch(ctypes.Structure):
         ("fault", Fault),
         ("active_workers", c_int32),  # inside weft_run, and of these
         ("idle_workers", c_int32),  # how many have found nothing to do for long
+        ("cluster_x", c_uint32),  # shape of a cluster in blocks; 1, 1, 1 without
+        ("cluster_y", c_uint32),
+        ("cluster_z", c_uint32),
+        ("explicit_cluster", c_uint32),  # the launch or the kernel names a cluster shape
     ]
 
 
@@ -111,8 +115,13 @@ class BlockHeader(ctypes.Structure):
         ("linear", c_int64),  # linear block index
         ("shared", c_void_p),
         ("local", c_void_p),
-        ("spins", c_int64),  # rounds without progress
-        ("reserved", c_int64 * 2),
+        # Blocks of a cluster lie side by side. The first one's memory also holds the state of the whole cluster.
+        ("cluster_rank", c_int32),  # of this block
+        ("cluster_size", c_int32),  # in blocks; 0 in kernels that do not use clusters
+        ("cluster_blocks", c_int32),  # first block: blocks of the cluster that have not finished; 0: memory is free
+        ("cluster_warps", c_int32),  # first block: warps of the cluster that have not finished
+        ("cluster_arrived", c_int32),  # first block: of these, how many have arrived at the cluster's barrier
+        ("cluster_phase", c_int32),  # first block: phases that the cluster's barrier has completed
     ]
 
 
@@ -123,11 +132,11 @@ class WarpRecord(ctypes.Structure):
         ("state", c_int32),
         ("status", c_int32),  # WARP_*
         ("barrier", c_int32),  # barrier it waits at
-        ("expected", c_int32),  # threads that complete it; 0: all threads of the block that have not exited
+        ("expected", c_int32),  # threads that complete it; 0: all of the block that have not exited; -1 - a: see mbarrier
         ("site", c_int32),  # instruction index where it waits, for reports
         ("lanes", c_uint32),  # lanes that have not exited
-        ("spins", c_int32),
-        ("reserved", c_int32),
+        ("cluster_lanes", c_uint32),  # lanes that have arrived at the cluster's barrier and not waited yet
+        ("cluster_token", c_int32),  # the barrier's phase + 1 once the warp counts as arrived, else 0
     ]
 
 
@@ -155,6 +164,7 @@ WARP_DONE = 0
 WARP_BARRIER = 1  # waits at record.barrier
 WARP_YIELD = 2  # spins; may run again
 WARP_STOP = 3  # a fault, or Launch.stop was seen
+WARP_CLUSTER = 5  # waits at the cluster's barrier
 RECORD_DONE = 4  # in a record: finished
 
 
@@ -171,15 +181,25 @@ class FaultKind(IntEnum):
     BARRIER = 10  # barrier misuse: bad id or count
     HOST = 11  # a host call failed
     DESCRIPTOR = 12  # a matrix descriptor of wgmma (the fault's address) that cannot be used; why is the fault's size
-    TENSOR_MAP = 13  # a tensor map (the fault's address) that a copy cannot use; why is the fault's size
-    TENSOR = 14  # a tensor copy reaches outside of the tensor's allocation
-    MBARRIER = 15  # misuse of the mbarrier object at the fault's address; why is the fault's size
-    BULK = 16  # operands of a bulk copy that it does not allow; why is the fault's size
-    PENDING = 17  # more asynchronous copies are pending than fit the block's queue (deferred copies)
+    CLUSTER = 13  # misuse of a cluster: how is the fault's size
+    TENSOR_MAP = 14  # a tensor map (the fault's address) that a copy cannot use; why is the fault's size
+    TENSOR = 15  # a tensor copy reaches outside of the tensor's allocation
+    MBARRIER = 16  # misuse of the mbarrier object at the fault's address; why is the fault's size
+    BULK = 17  # operands of a bulk copy that it does not allow; why is the fault's size
+    PENDING = 18  # more asynchronous copies are pending than fit the block's queue (deferred copies)
 
 
+# What went wrong with a cluster: Fault.size of a CLUSTER fault.
+CLUSTER_EXITED, CLUSTER_ARRIVED_TWICE, CLUSTER_NOT_ARRIVED = 1, 2, 3
 # Why a matrix descriptor cannot be used: Fault.size of a DESCRIPTOR fault.
 DESCRIPTOR_OUTSIDE, DESCRIPTOR_TOO_WIDE, DESCRIPTOR_LANES = 1, 2, 3
+
+
+# Shared memory of the blocks of a cluster. A block's own begins at address 0; what a block of rank r has at address x
+# the others (and itself) also find at (r + 1) * CLUSTER_STRIDE + x. Generic addresses: the same behind shared_window.
+CLUSTER_STRIDE = 1 << 19
+CLUSTER_BYTES = 31 * CLUSTER_STRIDE  # of addresses behind the block's own; with those all of the window
+MAX_CLUSTER_BLOCKS = 16  # what hardware allows on request
 
 
 class HostCall(IntEnum):

@@ -128,7 +128,8 @@ def _local_word(f: IRFunction, base: Value, offset: Value, lane: Value) -> Value
 
 def write_resolve(name: str, target: Target) -> IRFunction:
     """Turns the addresses of an array into pointers, in place. Gives the mask of lanes that may go on, and in the
-    upper half those in local memory (atomic = 0) or in shared memory (atomic = 1; local memory then faults)."""
+    upper half those in local memory (atomic = 0) or in shared memory, this block's or another's of its cluster
+    (atomic = 1; local memory then faults)."""
     parameters = [*CONTEXT, ("ptr", "addresses"), ("i32", "mask"), ("i32", "site"), ("ptr", "slot"), ("i32", "size"),
                   ("i1", "atomic")]  # fmt: skip
     f = begin(name, "i64", parameters, target)
@@ -157,17 +158,26 @@ def write_resolve(name: str, target: Target) -> IRFunction:
                 with f.if_(atomic):
                     f.set(special, f.or_(f.get(special), bit))
             with f.else_():
-                with f.if_(f.not_(f.call("i1", "weft_find_range", worker, address, size, slot)), unlikely=True):
-                    window = f.field(launch, abi.Launch, "local_window")
-                    local_bytes = f.zext(f.field(launch, abi.Launch, "local_bytes"), "i64")
-                    within = inside(f, address, window, local_bytes, size)
-                    with f.if_(f.or_(f.not_(within), atomic), unlikely=True):
-                        kind = constant("i32", int(abi.FaultKind.ADDRESS))
-                        f.call("void", "weft_fault", worker, block, warp, kind, site, lane, address, size32)
+                distance = f.sub(address, shared_window)
+                with f.if_(f.icmp("ult", f.sub(distance, abi.CLUSTER_STRIDE), abi.CLUSTER_BYTES)):
+                    there = f.call("ptr", "weft_cluster_pointer", worker, block, warp, distance, size, lane, site)
+                    with f.if_(f.icmp("eq", there, 0), unlikely=True):
                         f.ret(f.or_(f.zext(allowed, "i64"), f.shl(f.zext(f.get(special), "i64"), 32)))
-                    start = _local_base(f, launch, block, warp)
-                    f.store(_local_word(f, start, f.sub(address, window), lane), place)
-                    f.set(special, f.or_(f.get(special), bit))
+                    f.store(there, place)
+                    with f.if_(atomic):
+                        f.set(special, f.or_(f.get(special), bit))
+                with f.else_():
+                    with f.if_(f.not_(f.call("i1", "weft_find_range", worker, address, size, slot)), unlikely=True):
+                        window = f.field(launch, abi.Launch, "local_window")
+                        local_bytes = f.zext(f.field(launch, abi.Launch, "local_bytes"), "i64")
+                        within = inside(f, address, window, local_bytes, size)
+                        with f.if_(f.or_(f.not_(within), atomic), unlikely=True):
+                            kind = constant("i32", int(abi.FaultKind.ADDRESS))
+                            f.call("void", "weft_fault", worker, block, warp, kind, site, lane, address, size32)
+                            f.ret(f.or_(f.zext(allowed, "i64"), f.shl(f.zext(f.get(special), "i64"), 32)))
+                        start = _local_base(f, launch, block, warp)
+                        f.store(_local_word(f, start, f.sub(address, window), lane), place)
+                        f.set(special, f.or_(f.get(special), bit))
     f.ret(f.or_(f.zext(mask, "i64"), f.shl(f.zext(f.get(special), "i64"), 32)))
     return f
 
@@ -258,9 +268,18 @@ def write_load_uniform(name: str, target: Target, bits: str) -> IRFunction:
             f.set(pointer, f.offset(f.field(block, abi.BlockHeader, "shared"), f.sub(address, window)))
         with f.else_():
             count = constant("i64", size)
-            with f.if_(f.not_(f.call("i1", "weft_find_range", worker, address, count, slot)), unlikely=True):
-                report_fault(f, abi.FaultKind.ADDRESS, lane, address, size)
-                f.ret(nothing)
+            distance = f.sub(address, window)
+            with f.if_(f.icmp("ult", f.sub(distance, abi.CLUSTER_STRIDE), abi.CLUSTER_BYTES)):
+                named = {value.ref: value for value in f.parameters}
+                there = f.call("ptr", "weft_cluster_pointer", worker, block, named["%w"], distance, count, lane,
+                               named["%site"])  # fmt: skip
+                with f.if_(f.icmp("eq", there, 0), unlikely=True):
+                    f.ret(nothing)
+                f.set(pointer, there)
+            with f.else_():
+                with f.if_(f.not_(f.call("i1", "weft_find_range", worker, address, count, slot)), unlikely=True):
+                    report_fault(f, abi.FaultKind.ADDRESS, lane, address, size)
+                    f.ret(nothing)
     f.ret(f.load(element, f.get(pointer), align=size))
     return f
 

@@ -49,7 +49,7 @@ _REDUCIBLE = {"add": 0, "or": 0, "xor": 0, "and": -1}
 
 
 @dataclass(frozen=True)
-class _Atomic:
+class Atomic:
     """One atomic operation on one kind of value."""
 
     operation: str
@@ -149,7 +149,7 @@ def _extreme_half(f: IRFunction, a: Value, b: Value, bf16: bool, largest: bool) 
     return f.select(f.and_(a_nan, b_nan), 0x7FFF, pick)
 
 
-def _combine_float(f: IRFunction, atomic: _Atomic, old: Value, b: Value, in_shared: bool) -> Value:
+def _combine_float(f: IRFunction, atomic: Atomic, old: Value, b: Value, in_shared: bool) -> Value:
     if atomic.kind == "f":
         if atomic.bits == 32:
             return _add_f32(f, old, b, flush=not in_shared)
@@ -175,7 +175,7 @@ def _combine_float(f: IRFunction, atomic: _Atomic, old: Value, b: Value, in_shar
 class _Writer:
     """The function under construction with what its parts share."""
 
-    def __init__(self, name: str, target: Target, atomic: _Atomic):
+    def __init__(self, name: str, target: Target, atomic: Atomic):
         self.atomic, self.bits, self.bytes = atomic, atomic.bits, atomic.bits // 8
         self.element = f"i{atomic.bits}"
         self.vector = lane_vector(atomic.bits)
@@ -357,7 +357,7 @@ def write_atomic(
     name: str, target: Target, style: str, shared: str | None, operation: str, kind: str, bits: str
 ) -> IRFunction:
     """The function of an atomic, from the parts of its name. Raises ValueError where PTX has no such operation."""
-    atomic = _Atomic(operation, kind, int(bits), bool(shared), style == "atom")
+    atomic = Atomic(operation, kind, int(bits), bool(shared), style == "atom")
     if kind in _HALF_KINDS:
         legal = atomic.bits == _HALF_KINDS[kind] and operation in ("add", "min", "max")
     elif kind == "f":

@@ -126,7 +126,8 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
         *texts,
         METADATA,
         scheduler_ir(
-            lowered.kind, warps, lowered.frame_bytes, options.target, threads=block.count, reductions=lowered.reductions
+            lowered.kind, warps, lowered.frame_bytes, options.target, threads=block.count, reductions=lowered.reductions,
+            clusters=lowered.uses_clusters,
         ),
     ])  # fmt: skip
     emitted = time.perf_counter() - started
@@ -135,7 +136,7 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
         name=name, block=block, warps=warps, frame_bytes=lowered.frame_bytes,
         static_shared_bytes=flat.static_shared_bytes, local_bytes=local_bytes, slot_count=len(lowering.slot_of),
         symbols=tuple(lowering.symbol_index), sites=tuple(sites), has_barriers=lowered.kind != "plain",
-        may_spin=lowered.may_spin,
+        may_spin=lowered.may_spin, uses_clusters=lowered.uses_clusters,
         registers=lowered.registers, has_loops=lowered.has_loops or bool(done),
         gang=GANG if lowered.kind == "ganged" else 1,
     )  # fmt: skip

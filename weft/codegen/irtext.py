@@ -427,6 +427,11 @@ class IRFunction:
         self.callees.add(name)
         return self._call(result, "@" + name, arguments)
 
+    def function_pointer(self, name: str) -> Value:
+        """The address of another function of the module; remembered in `callees`."""
+        self.callees.add(name)
+        return Value("ptr", "@" + name)
+
     def call_pointer(self, result: str, pointer: Value, *arguments: Value) -> Value:
         """Calls through a pointer."""
         return self._call(result, pointer.ref, arguments)

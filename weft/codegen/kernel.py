@@ -37,6 +37,7 @@ class CompiledKernel:
     has_barriers: bool
     may_spin: bool  # some loop waits for other warps: blocks may have to be suspended and run side by side
     registers: int  # estimate per thread, for occupancy
+    uses_clusters: bool = False  # its blocks may work with other blocks of their cluster
     has_loops: bool = True  # loops or calls: the launch may have to be stopped from another thread
     gang: int = 1  # blocks that a worker should run side by side: its capacity, and Launch.chunk
     entry: int = 0

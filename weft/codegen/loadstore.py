@@ -29,6 +29,7 @@ class Access(Builder):
 
     mask: tuple[str, ...] | None
     site: int
+    uses_clusters = False
 
     def setup_access(self, has_scatter: bool) -> None:
         self.has_scatter = has_scatter
@@ -159,6 +160,7 @@ class Access(Builder):
         """`count` consecutive elements of `bits` bits per lane. A volatile load is made anew each time."""
         if volatile:
             self.e('fence syncscope("singlethread") seq_cst')
+        space, address = self.leave_cluster_space(space, address)
         if bits > 64:
             step = bits // 64
             parts = self.load(space, address, 64, count * step, volatile)
@@ -173,6 +175,7 @@ class Access(Builder):
 
     def store(self, space: str, address: Value, values: Sequence[Value], volatile: bool = False) -> None:
         """Store one element per value at consecutive places."""
+        space, address = self.leave_cluster_space(space, address)
         if values[0].bits > 64:
             parts = [part for v in values for part in self.unpack(v, v.bits // 64)]
             self.store(space, address, parts, volatile)
@@ -185,6 +188,15 @@ class Access(Builder):
             self._store_local(self.resize(address, 32, False), values)
         else:
             self._store_global(address, values)
+
+    def leave_cluster_space(self, space: str, address: Value) -> tuple[str, Value]:
+        """An address of the space shared::cluster ("cluster") as one that accesses know: a generic one, or a shared one
+        where the kernel cannot know any other block's."""
+        if space != "cluster":
+            return space, address
+        if not self.uses_clusters:
+            return "shared", address
+        return "generic", self.add(self.zext(self.resize(address, 32, False), 64), self.window("shared"))
 
     def _load_parameter(self, address: Value, bits: int, count: int) -> list[Value]:
         found = []
@@ -1105,6 +1117,7 @@ class Access(Builder):
         or bf16x2; operands are the value, for cas the value compared with and the new one."""
         if self.dry:
             return self.varying(("%dry",) * self.chunks, bits) if returns else None
+        space, address = self.leave_cluster_space(space, address)
         shared = space == "shared"
         if shared and not returns and bits == 32 and op in _PLAIN_UPDATES and address.is_varying:
             self._update_shared(address, op, kind, operands[0])

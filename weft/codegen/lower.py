@@ -18,6 +18,8 @@ from weft.analysis.inline import FlatFunction, address_taken, call_layout
 from weft.analysis.order import ordered_ops
 from weft.analysis.tiles import Group as MultiplyGroup
 from weft.codegen import abi
+from weft.codegen.bulk import BulkOps
+from weft.codegen.clusters import ClusterOps, uses_clusters
 from weft.codegen.jit import Target, function_attributes
 from weft.codegen.registers import RegisterFile
 from weft.codegen.tiles import TileOps
@@ -59,13 +61,14 @@ class Lowered:
     allocates: bool  # uses alloca
     may_spin: bool
     registers: int
+    uses_clusters: bool
 
 
 def _is_shared(op: Op) -> bool:
     return any(modifier.startswith("shared") for modifier in op.ins.modifiers)
 
 
-class Lowering(TileOps, WgmmaOps):
+class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
     """One kernel for one block shape. `run()` does it all."""
 
     def __init__(
@@ -107,6 +110,7 @@ class Lowering(TileOps, WgmmaOps):
             self._refuse_barriers()
             self.spinning = {}
         self.resume_points: list[tuple[int, str]] = []
+        self.uses_clusters = uses_clusters(op for b in flow.blocks for op in self._ops(b))
         self.simple_barriers = self._only_plain_barriers()
         self.used = {name for b in flow.blocks for op in self._ops(b) if op.ins.guard is None for name in op.reads}
         self.used |= {
@@ -131,6 +135,8 @@ class Lowering(TileOps, WgmmaOps):
         return bits
 
     def _only_plain_barriers(self) -> bool:
+        if self.uses_clusters:
+            return False
         for block in self.flow.blocks:
             for op in [*block.ops, *([block.terminator] if block.terminator else [])]:
                 if op.opcode not in ("bar", "barrier") or "warp" in op.ins.modifiers:
@@ -1084,6 +1090,9 @@ class Lowering(TileOps, WgmmaOps):
         """bar.arrive: counts the warp and goes on. bar.warp.sync: lanes run in lockstep already."""
         if "warp" in op.ins.modifiers:
             return
+        if "cluster" in op.ins.modifiers:
+            self.arrive_at_cluster()
+            return
         number, count, _ = self._barrier_operands(op)
         if self.dry:
             return
@@ -1095,6 +1104,9 @@ class Lowering(TileOps, WgmmaOps):
     def _arrive(self, op: Op) -> None:
         """Fill in the warp's record and the barrier's counts before the warp suspends."""
         if self.simple_barriers:
+            return
+        if "cluster" in op.ins.modifiers:
+            self.await_cluster()
             return
         number, count, predicate = self._barrier_operands(op)
         self._check_barrier(number)
@@ -1128,7 +1140,7 @@ class Lowering(TileOps, WgmmaOps):
         self.site = op.site
         self._arrive(op)
         label = self.new_label("resume")
-        self._suspend(abi.WARP_BARRIER, label)
+        self._suspend(abi.WARP_CLUSTER if "cluster" in op.ins.modifiers else abi.WARP_BARRIER, label)
         self.label(label)
         self.registers.begin_block()
         self.splats.clear()
@@ -1171,7 +1183,7 @@ class Lowering(TileOps, WgmmaOps):
         self._send(group, target, self.mask)
         if "red" in op.ins.modifiers:
             self._store_mask(self._barrier_lanes(), self.mask)
-        self._suspend(abi.WARP_BARRIER, label)
+        self._suspend(abi.WARP_CLUSTER if "cluster" in op.ins.modifiers else abi.WARP_BARRIER, label)
         self.label(label)
         self.registers.begin_block()
         self.splats.clear()
@@ -1194,7 +1206,7 @@ class Lowering(TileOps, WgmmaOps):
         prologue = self.lines
         head = self._head()
         tail = ["finished:", f"  ret i32 {abi.WARP_DONE}", "stopped:", f"  ret i32 {abi.WARP_STOP}", "}"]
-        lines = [*self.global_lines, head, "entry:", *self.registers.allocas, *self.wgmma_allocas(), *self.column_lines(), *prologue, *body, *tail, ""]
+        lines = [*self.global_lines, head, "entry:", *self.registers.allocas, *self.wgmma_allocas(), *self.strip_lines(), *prologue, *body, *tail, ""]
         text = "\n".join(lines)
         frame = (self.registers.frame_bytes + 63) // 64 * 64
         if not self.resume_points:
@@ -1205,10 +1217,11 @@ class Lowering(TileOps, WgmmaOps):
             kind = "phased" if self.simple_barriers else "general"
         if kind == "plain" and not self.simple_barriers:
             kind = "general"
+        assert kind == "general" or not self.uses_clusters, kind
         return Lowered(
             text, self.functions, self.declarations, self.support, kind, (), frame, len(self.slot_of),
             tuple(self.symbol_index), bool(self.flow.loops), STACK in self.flow.registers,
-            bool(self.spinning), self._register_estimate(),
+            bool(self.spinning), self._register_estimate(), self.uses_clusters,
         )  # fmt: skip
 
     def _head(self) -> str:

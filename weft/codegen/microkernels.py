@@ -1,20 +1,23 @@
 """Support functions that multiply strips of tiles for tensor-core instructions: the name says the types, IR leaves.
 
-A strip is one A fragment (16 x k) times the B fragments of neighbouring tiles (k x 8 each). Two functions share the
-work; `TYPE_k` stands for the kind, as in `f16_16`:
+A strip is one or more A fragments (16 x k, the steps) times the B fragments of neighbouring tiles (k x 8 each, for each
+step). Three functions share the work; `TYPE_k` stands for the kind, as in `f16_16`:
 
+    void weft_rows_TYPE_k(<n x i32> a0 ..., ptr rows)
+        One A fragment, its registers as chunks of n lanes, becomes f32: for each place in a register, the chunks.
     void weft_columns_TYPE_k(<n x i32> b0 ..., ptr columns)
-        One B fragment, its registers as chunks of n lanes, becomes f32 columns: for each k eight floats, even columns
-        before odd ones, so that the four that a quarter of the lanes needs lie side by side. The order of the k is
-        `Kind.column_offset`'s.
-    void weft_strip_TYPE_k(<n x i32> a0 ..., ptr columns, ptr c, ptr d, i32 tiles)
-        D = A * B + C for `tiles` tiles; columns, c and d advance by Kind.column_bytes and TILE_BYTES a tile. C and D
-        tiles are accumulator registers as they are: c0 to c3, 32 lanes each. c may be d.
+        One B fragment becomes f32 columns: for each k eight floats, even columns before odd ones, so that the four that
+        a quarter of the lanes needs lie side by side. The order of the k is `Kind.column_offset`'s.
+    void weft_strip_TYPE_k(ptr rows, ptr columns, ptr c, ptr d, i32 tiles, i32 steps)
+        D = A * B + C for `tiles` tiles, each the sum of `steps` products. rows advance by Kind.row_bytes a step,
+        columns by Kind.column_bytes a step and then on to the next tile, c and d by TILE_BYTES a tile. C and D tiles
+        are accumulator registers as they are: c0 to c3, 32 lanes each. c may be d.
 
 Accumulators keep their fragment order, so that any other instruction can use them at once. Lane 4 g + t of a chunk
 holds row g and columns 2 t (+ 1): for one k a chunk's product is that of a vector in which each element of A is there
-four times and one in which four elements of B follow each other again and again. The first is made once for a strip
-and kept in memory, the second is a broadcast of 16 bytes.
+four times, a shuffle within 128 bits, and one in which four elements of B follow each other again and again, a
+broadcast of 16 bytes. Zen 4 does both beside its fused multiply-adds at no cost; what costs are stores (1.3 of them for
+a 64-byte store), so that nothing is stored expanded and accumulators are stored once for all steps.
 
 Numbers: products are exact, sums are rounded once for each k in ascending order (fused multiply-add in f32); tf32
 inputs lose their 13 lowest bits. Layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type".
@@ -30,6 +33,7 @@ from weft.codegen.jit import Target
 
 TILE_BYTES = 4 * 32 * 4  # c0 to c3 of one tile
 STRIP_NAME = r"weft_strip_(f16|bf16|tf32)_(\d+)"
+ROWS_NAME = r"weft_rows_(f16|bf16|tf32)_(\d+)"
 COLUMNS_NAME = r"weft_columns_(f16|bf16|tf32)_(\d+)"
 _EVEN_THEN_ODD = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -65,6 +69,15 @@ class Kind:
         """Where in a tile's columns the eight floats of k begin, in bytes."""
         block, half, t = self.place(k)
         return ((block * self.per_register + half) * 4 + t) * 32
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one A fragment's rows."""
+        return 16 * self.k * 4
+
+    @property
+    def rows(self) -> str:
+        return f"weft_rows_{self.type}_{self.k}"
 
     @property
     def strip(self) -> str:
@@ -125,99 +138,77 @@ def _join(f: IRFunction, parts: list[Value]) -> Value:
     return parts[0]
 
 
+def write_rows(name: str, target: Target, type_: str, k: str) -> IRFunction:
+    """`weft_rows_TYPE_k`."""
+    kind = Kind(type_, int(k))
+    lanes = chunk_lanes(target)
+    vectors = 2 * 32 // lanes  # of rows 0 to 15, for one place in the registers
+    f = begin(name, "void", [*_fragment_parameters(target, "a", 2 * kind.b_registers), ("ptr", "rows")], target)
+    *parts, rows = f.parameters
+    for i, x in enumerate(parts):
+        block, within = divmod(i, vectors)
+        for half, floats in enumerate(_floats(f, kind, x)):
+            at = ((block * kind.per_register + half) * vectors + within) * 4 * lanes
+            f.store(floats, f.offset(rows, at), align=4 * lanes)
+    return f
+
+
 def write_strip(name: str, target: Target, type_: str, k: str) -> IRFunction:
     """`weft_strip_TYPE_k`."""
     kind = Kind(type_, int(k))
     lanes = chunk_lanes(target)
-    chunks = 32 // lanes
-    parameters = [*_fragment_parameters(target, "a", 2 * kind.b_registers), ("ptr", "columns"), ("ptr", "c"),
-                  ("ptr", "d"), ("i32", "tiles")]  # fmt: skip
+    parameters = [("ptr", "rows"), ("ptr", "columns"), ("ptr", "c"), ("ptr", "d"), ("i32", "tiles"), ("i32", "steps")]
     f = begin(name, "void", parameters, target)
-    *parts, columns, c, d, tiles = f.parameters
-    rows = f.alloca(f"[{kind.k * 64} x float]", align=64)
-    converted = [_floats(f, kind, x) for x in parts]
-    for step in range(kind.k):
-        block, half, t = kind.place(step)
-        for i in range(2 * chunks):
-            source = converted[2 * block * chunks + i][half]
-            repeated = f.shuffle(source, None, [lane // 4 * 4 + t for lane in range(lanes)])
-            f.store(repeated, f.offset(rows, (step * 2 * chunks + i) * lanes * 4), align=4 * lanes)
-    multiply = _Strip(f, kind, lanes, rows)
-    # as many accumulators as registers allow: 8 vectors of 16 lanes a tile, or half a tile of 8 vectors of 8 lanes
-    together = 2 if lanes == 16 else 1
-    at = f.variable(constant("i32", 0))
-    if together > 1:
-        with f.loop() as pairs:
-            here = f.get(at)
-            after = f.add(here, together)
-            pairs.break_if(f.icmp("sgt", after, tiles))
-            f.set(at, after)
-            multiply.tiles(columns, c, d, here, together)
-    with f.loop() as rest:
-        here = f.get(at)
-        rest.break_if(f.icmp("sge", here, tiles))
-        f.set(at, f.add(here, 1))
-        multiply.tiles(columns, c, d, here, 1)
+    rows, columns, c, d, tiles, steps = f.parameters
+    here, out_of, into = f.variable(columns), f.variable(c), f.variable(d)
+    # as many accumulators at once as there are registers for: 8 of 16 lanes are a tile, 8 of 8 lanes half of one
+    halves: list[tuple[int, ...]] = [(0, 1)] if lanes == 16 else [(0,), (1,)]
+    with f.for_range(constant("i32", 0), tiles):
+        for side in halves:
+            first = f.get(here)
+            after = _add_steps(f, kind, lanes, side, (rows, first, f.get(out_of), f.get(into)), steps)
+        f.set(here, after)
+        for place in (out_of, into):
+            f.set(place, f.offset(f.get(place), TILE_BYTES))
     f.ret()
     return f
 
 
-class _Strip:
-    """Writes the product of a strip's rows with a few tiles."""
-
-    def __init__(self, f: IRFunction, kind: Kind, lanes: int, rows: Value):
-        self.f, self.kind, self.lanes, self.rows = f, kind, lanes, rows
-        self.chunks = 32 // lanes
-        self.floats = vector_type("float", lanes)
-
-    def tiles(self, columns: Value, c: Value, d: Value, first: Value, count: int) -> None:
-        """`count` tiles from `first` on, all their rows at once where that fits the registers."""
-        f = self.f
-        wide = f.zext(first, "i64")
-        at = f.mul(wide, TILE_BYTES)
-        columns = f.offset(columns, f.mul(wide, self.kind.column_bytes))
-        halves = [(0, 1)] if self.lanes == 16 else [(0,), (1,)]
-        for rows in halves:
-            self._rows(columns, f.offset(c, at), f.offset(d, at), count, rows)
-
-    def _rows(self, columns: Value, c: Value, d: Value, count: int, halves: tuple[int, ...]) -> None:
-        """Accumulators of rows 0 to 7 (registers c0, c1) or 8 to 15 (c2, c3) or both."""
-        f, lanes = self.f, self.lanes
-        vector = 4 * lanes
-        places = [
-            (tile, half, odd, chunk)
-            for tile in range(count)
-            for half in halves
-            for odd in (0, 1)
-            for chunk in range(self.chunks)
-        ]
-
-        def offset(place: tuple[int, int, int, int]) -> int:
-            tile, half, odd, chunk = place
-            return tile * TILE_BYTES + (2 * half + odd) * 128 + chunk * vector
-
-        sums = {p: f.load(self.floats, f.offset(c, offset(p)), align=vector) for p in places}
-        quad = vector_type("float", 4)
-        for step in range(self.kind.k):
-            left = {
-                (half, chunk): f.load(
-                    self.floats,
-                    f.offset(self.rows, ((step * 2 + half) * self.chunks + chunk) * vector),
-                    align=vector,
-                )
-                for half in halves
-                for chunk in range(self.chunks)
-            }
-            for tile in range(count):
-                for odd in (0, 1):
-                    where = tile * self.kind.column_bytes + self.kind.column_offset(step) + 16 * odd
-                    four = f.load(quad, f.offset(columns, where), align=16)
-                    right = f.shuffle(four, None, [lane % 4 for lane in range(lanes)])
-                    for half in halves:
-                        for chunk in range(self.chunks):
-                            p = (tile, half, odd, chunk)
-                            sums[p] = f.intrinsic(
-                                self.floats, f"llvm.fma.v{lanes}f32", left[half, chunk], right, sums[p]
-                            )
-        for p in places:
-            f.store(sums[p], f.offset(d, offset(p)), align=vector)
+def _add_steps(
+    f: IRFunction, kind: Kind, lanes: int, halves: tuple[int, ...], places: tuple[Value, Value, Value, Value],
+    steps: Value,
+) -> Value:  # fmt: skip
+    """The products of all steps with one tile, for rows 0 to 7 (half 0: registers c0, c1) or 8 to 15 (c2, c3) or both.
+    Gives the pointer behind the tile's columns."""
+    rows, columns, c, d = places
+    chunks = 32 // lanes
+    vector, floats, quad = 4 * lanes, vector_type("float", lanes), vector_type("float", 4)
+    keys = [(half, odd, chunk) for half in halves for odd in (0, 1) for chunk in range(chunks)]
+    offsets = {key: (2 * key[0] + key[1]) * 128 + key[2] * vector for key in keys}
+    sums = {key: f.variable(f.load(floats, f.offset(c, offsets[key]), align=vector)) for key in keys}
+    row_at, column_at = f.variable(rows), f.variable(columns)
+    with f.for_range(constant("i32", 0), steps):
+        row, column = f.get(row_at), f.get(column_at)
+        total = {key: f.get(sums[key]) for key in keys}
+        for step in range(kind.k):
+            block, part, t = kind.place(step)
+            left = {}
+            for half in halves:
+                for chunk in range(chunks):
+                    place = (block * kind.per_register + part) * 2 * chunks + half * chunks + chunk
+                    whole = f.load(floats, f.offset(row, place * vector), align=vector)
+                    left[half, chunk] = f.shuffle(whole, None, [lane // 4 * 4 + t for lane in range(lanes)])
+            for odd in (0, 1):
+                four = f.load(quad, f.offset(column, kind.column_offset(step) + 16 * odd), align=16)
+                right = f.shuffle(four, None, [lane % 4 for lane in range(lanes)])
+                for half in halves:
+                    for chunk in range(chunks):
+                        key = (half, odd, chunk)
+                        total[key] = f.intrinsic(floats, f"llvm.fma.v{lanes}f32", left[half, chunk], right, total[key])
+        for key in keys:
+            f.set(sums[key], total[key])
+        f.set(row_at, f.offset(row, kind.row_bytes))
+        f.set(column_at, f.offset(column, kind.column_bytes))
+    for key in keys:
+        f.store(f.get(sums[key]), f.offset(d, offsets[key]), align=vector)
+    return f.get(column_at)

@@ -61,17 +61,20 @@ def scheduler_ir(
     *,
     threads: int | None = None,
     reductions: tuple[int, ...] = (),
+    clusters: bool = False,
     spin_limit: int = SPIN_LIMIT,
 ) -> str:
     """IR of `weft_run` for blocks of `warps` warps whose frames take `frame_bytes` each (a multiple of 64).
 
     threads (default 32 * warps) gives the last warp's first lane mask in its record. reductions: for "phased", the
-    numbers of the barriers whose reductions must be handed on. Raises ValueError for an unknown kind.
+    numbers of the barriers whose reductions must be handed on. clusters (kind "general" only): the blocks of a cluster
+    are claimed, and kept, together. Raises ValueError for an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"scheduler kind must be one of {', '.join(KINDS)}, found {kind!r}")
     assert warps > 0 and frame_bytes % abi.FRAME_ALIGN == 0, (warps, frame_bytes)
-    shape = _Shape(kind, warps, frame_bytes, target, threads or 32 * warps, reductions, spin_limit)
+    assert kind == "general" or not clusters, kind
+    shape = _Shape(kind, warps, frame_bytes, target, threads or 32 * warps, reductions, clusters, spin_limit)
     if kind == "general":
         return shape.shuffle_function() + shape.block_function() + shape.general_run()
     if kind == "ganged":
@@ -82,9 +85,10 @@ def scheduler_ir(
 class _Shape:
     """What all parts of a scheduler know of the kernel."""
 
-    def __init__(self, kind, warps, frame_bytes, target, threads, reductions, spin_limit):
+    def __init__(self, kind, warps, frame_bytes, target, threads, reductions, clusters, spin_limit):
         self.kind, self.warps, self.frame_bytes, self.target = kind, warps, frame_bytes, target
         self.threads, self.reductions, self.spin_limit = threads, reductions, spin_limit
+        self.clusters = clusters
         layout = abi.block_layout(warps, frame_bytes, 0, 0)
         self.records_at, self.barriers_at, self.frames_at = layout["warps"], layout["barriers"], layout["frames"]
         self.shared_at = layout["shared"]
@@ -121,6 +125,9 @@ class _Shape:
         for axis, index in zip("xyz", ctaid):
             f.set_field(block, abi.BlockHeader, f"ctaid_{axis}", index)
         f.set_field(block, abi.BlockHeader, "linear", linear)
+        if not self.clusters:
+            f.set_field(block, abi.BlockHeader, "cluster_rank", 0)
+            f.set_field(block, abi.BlockHeader, "cluster_size", 0)
 
     def order_array(self, f: IRFunction) -> Value:
         """The order in which warps run: i32 numbers, at first 0, 1, 2 ..."""
@@ -372,6 +379,7 @@ class _Shape:
         seed = f.field(launch, abi.Launch, "seed")
         salt = f.trunc(f.field(block, abi.BlockHeader, "linear"), "i32")
         no, yes = f.const("i1", 0), f.const("i1", 1)
+        leader = self.cluster_leader(f, worker, block) if self.clusters else None
         live = f.variable(f.field(block, abi.BlockHeader, "live_warps"))
         moved, yielded = f.variable(no), f.variable(no)
         with f.for_range(f.const("i32", 0), ROUND_BUDGET) as round_:
@@ -387,6 +395,10 @@ class _Shape:
                 ready = f.variable(f.icmp("ne", f.field(record, abi.WarpRecord, "status"), abi.RECORD_DONE))
                 with f.if_(f.icmp("eq", f.field(record, abi.WarpRecord, "status"), abi.WARP_BARRIER)):
                     f.set(ready, self._complete_barrier(f, block, record, f.get(live)))
+                if leader is not None:
+                    with f.if_(f.icmp("eq", f.field(record, abi.WarpRecord, "status"), abi.WARP_CLUSTER)):
+                        f.set(ready, self._complete_cluster_barrier(f, leader, record))
+                        f.set(yielded, f.or_(f.get(yielded), f.not_(f.get(ready))))
                 with f.if_(f.get(ready)):
                     before = f.field(record, abi.WarpRecord, "state")
                     status, after = self.call_warp(f, worker, block, w, before, local_stride, ctaid)
@@ -397,6 +409,8 @@ class _Shape:
                         f.set_field(record, abi.WarpRecord, "status", abi.RECORD_DONE)
                         f.set(live, f.sub(f.get(live), 1))
                         f.set_field(block, abi.BlockHeader, "live_warps", f.get(live))
+                        if leader is not None:
+                            self._leave_cluster(f, leader, record)
                         f.set(moved, yes)
                     with f.else_():
                         f.set_field(record, abi.WarpRecord, "status", status)
@@ -432,6 +446,37 @@ class _Shape:
                 with f.if_(f.and_(waits, here)):
                     f.set_field(other, abi.WarpRecord, "status", abi.WARP_RUNNABLE)
         return complete
+
+    def cluster_leader(self, f: IRFunction, worker: Value, block: Value) -> Value:
+        """The memory of the first block of the block's cluster."""
+        rank = f.zext(f.field(block, abi.BlockHeader, "cluster_rank"), "i64")
+        stride = f.field(worker, abi.Worker, "block_stride")
+        return f.offset(block, f.sub(f.const("i64", 0), f.mul(rank, stride)))
+
+    def _complete_cluster_barrier(self, f: IRFunction, leader: Value, record: Value) -> Value:
+        """Whether a warp that waits at its cluster's barrier may go on: the phase in which it arrived is over, or all
+        warps of the cluster that have not finished have arrived, which ends it."""
+        phase = f.field(leader, abi.BlockHeader, "cluster_phase")
+        ready = f.variable(f.icmp("ne", f.field(record, abi.WarpRecord, "cluster_token"), f.add(phase, 1)))
+        with f.if_(f.not_(f.get(ready))):
+            arrived = f.field(leader, abi.BlockHeader, "cluster_arrived")
+            with f.if_(f.icmp("sge", arrived, f.field(leader, abi.BlockHeader, "cluster_warps"))):
+                f.set_field(leader, abi.BlockHeader, "cluster_phase", f.add(phase, 1))
+                f.set_field(leader, abi.BlockHeader, "cluster_arrived", 0)
+                f.set(ready, 1)
+        with f.if_(f.get(ready)):
+            f.set_field(record, abi.WarpRecord, "cluster_lanes", 0)
+            f.set_field(record, abi.WarpRecord, "cluster_token", 0)
+        return f.get(ready)
+
+    def _leave_cluster(self, f: IRFunction, leader: Value, record: Value) -> None:
+        """A warp has finished: the cluster's barrier does not wait for it any more."""
+        left = f.sub(f.field(leader, abi.BlockHeader, "cluster_warps"), 1)
+        f.set_field(leader, abi.BlockHeader, "cluster_warps", left)
+        now = f.add(f.field(leader, abi.BlockHeader, "cluster_phase"), 1)
+        with f.if_(f.icmp("eq", f.field(record, abi.WarpRecord, "cluster_token"), now)):
+            arrived = f.sub(f.field(leader, abi.BlockHeader, "cluster_arrived"), 1)
+            f.set_field(leader, abi.BlockHeader, "cluster_arrived", arrived)
 
     def _report_deadlock(self, f: IRFunction, worker: Value, block: Value) -> None:
         """Records the fault at the first warp of the block that has not finished."""
@@ -490,11 +535,18 @@ class _Shape:
                                     "seq_cst")  # fmt: skip
                         f.set(resident, f.sub(f.get(resident), 1))
                         f.set(finished, 1)
+                        if self.clusters:
+                            leader = self.cluster_leader(f, worker, block)
+                            left = f.sub(f.field(leader, abi.BlockHeader, "cluster_blocks"), 1)
+                            f.set_field(leader, abi.BlockHeader, "cluster_blocks", left)
                     f.set(moved, f.or_(f.get(moved), f.icmp("ne", result, _BLOCK_WAITS)))
             self._decide_start(f, worker, launch, blocks, cooperative, active, idle, resident, moved, finished, start,
                                sweeps, visits, all_idle, counted_idle, exhausted)  # fmt: skip
             with f.if_(f.and_(f.get(start), f.not_(f.get(exhausted)))):
-                self._start_block(f, worker, launch, blocks, stride, used, resident, exhausted)
+                if self.clusters:
+                    self._start_cluster(f, worker, launch, blocks, stride, used, resident, exhausted)
+                else:
+                    self._start_block(f, worker, launch, blocks, stride, used, resident, exhausted)
                 f.set(visits, 0)
             outer.break_if(f.and_(f.get(exhausted), f.icmp("eq", f.get(resident), 0)))
         with f.if_(f.get(counted_idle)):
@@ -577,3 +629,65 @@ class _Shape:
                 f.set(resident, f.add(f.get(resident), 1))
                 above = f.add(f.get(place), 1)
                 f.set(used, f.intrinsic("i64", "llvm.smax.i64", f.get(used), above))
+
+    def _start_cluster(self, f, worker, launch, blocks, stride, used, resident, exhausted) -> None:
+        """The same for all blocks of the next cluster. Launch.block_order is an order of clusters here."""
+        next_block = f.field_address(launch, abi.Launch, "next_block")
+        total = f.field(launch, abi.Launch, "total_blocks")
+        shape = [f.zext(f.field(launch, abi.Launch, f"cluster_{axis}"), "i64") for axis in "xyz"]
+        size = f.mul(f.mul(shape[0], shape[1]), shape[2])
+        with f.if_(f.icmp("sge", f.load("i64", next_block, order="monotonic"), total)):
+            f.set(exhausted, 1)
+        with f.else_():
+            place = f.variable(f.const("i64", 0))
+            with f.loop() as search:
+                search.break_if(f.icmp("sge", f.get(place), f.get(used)))
+                header = f.offset(blocks, f.mul(f.get(place), stride))
+                search.break_if(f.icmp("eq", f.field(header, abi.BlockHeader, "cluster_blocks"), 0))
+                f.set(place, f.add(f.get(place), size))
+            above = f.add(f.get(place), size)
+            with f.if_(f.icmp("sgt", above, f.field(worker, abi.Worker, "capacity"))):
+                f.set_field(worker, abi.Worker, "need_blocks", 1)
+                f.set_field(worker, abi.Worker, "resident", f.get(used))
+                f.ret()
+            position = f.atomicrmw("add", next_block, size, "monotonic")
+            with f.if_(f.icmp("sge", position, total)):
+                f.set(exhausted, 1)
+            with f.else_():
+                leader = f.offset(blocks, f.mul(f.get(place), stride))
+                self._admit_cluster(f, launch, leader, stride, f.udiv(position, size), shape, size)
+                f.set(resident, f.add(f.get(resident), size))
+                f.set(used, f.intrinsic("i64", "llvm.smax.i64", f.get(used), above))
+
+    def _admit_cluster(self, f, launch, leader: Value, stride: Value, position: Value, shape, size: Value) -> None:
+        """Lays out the blocks of the cluster at `position` of the launch order, side by side."""
+        cluster = f.variable(position)
+        block_order = f.field(launch, abi.Launch, "block_order")
+        with f.if_(f.icmp("ne", block_order, 0), unlikely=True):
+            f.set(cluster, f.load("i64", f.index(block_order, position, 8)))
+        grid = [f.zext(f.field(launch, abi.Launch, f"grid_{axis}"), "i64") for axis in "xyz"]
+        clusters_x, clusters_y = f.udiv(grid[0], shape[0]), f.udiv(grid[1], shape[1])
+        row = f.udiv(f.get(cluster), clusters_x)
+        first = [
+            f.mul(f.urem(f.get(cluster), clusters_x), shape[0]),
+            f.mul(f.urem(row, clusters_y), shape[1]),
+            f.mul(f.udiv(row, clusters_y), shape[2]),
+        ]
+        with f.for_range(f.const("i64", 0), size) as rank:
+            block = f.offset(leader, f.mul(rank, stride))
+            line = f.udiv(rank, shape[0])
+            x = f.add(first[0], f.urem(rank, shape[0]))
+            y = f.add(first[1], f.urem(line, shape[1]))
+            z = f.add(first[2], f.udiv(line, shape[1]))
+            linear = f.add(x, f.mul(grid[0], f.add(y, f.mul(grid[1], z))))
+            self.place_block(f, launch, block)
+            self.write_header(f, block, linear, tuple(f.trunc(i, "i32") for i in (x, y, z)))
+            f.set_field(block, abi.BlockHeader, "cluster_rank", f.trunc(rank, "i32"))
+            f.set_field(block, abi.BlockHeader, "cluster_size", f.trunc(size, "i32"))
+            self.clear_records(f, block)
+            self.set_first_lanes(f, block)
+        blocks = f.trunc(size, "i32")
+        f.set_field(leader, abi.BlockHeader, "cluster_blocks", blocks)
+        f.set_field(leader, abi.BlockHeader, "cluster_warps", f.mul(blocks, self.warps))
+        f.set_field(leader, abi.BlockHeader, "cluster_arrived", 0)
+        f.set_field(leader, abi.BlockHeader, "cluster_phase", 0)

@@ -29,6 +29,9 @@ Atomics, written by weft.codegen.atomics (see there for operations and kinds):
     V(N) weft_atom_shared_OP_KIND_iN(wk, blk, w, <32 x i32> offset, V(N) b, [V(N) c,] mask, site)
     void weft_red_shared_OP_KIND_iN(same)
 
+Clusters, written by weft.codegen.clustersupport (see there):
+    weft_cluster_pointer, weft_cluster_arrive, weft_cluster_wait
+
 Other:
     void weft_copy_B(wk, blk, w, <32 x i64> addr, <32 x i32> offset, <32 x i32> count, mask, site, slot)    B in 4 8 16
         From global to shared memory, `count` of B bytes a lane (more count as B) and zeros behind them.
@@ -64,10 +67,12 @@ from weft.codegen.access import (
     write_window,
 )
 from weft.codegen.atomics import ATOMIC_NAME, write_atomic
+from weft.codegen.bulk import BULK_WRITERS
 from weft.codegen.fragmentio import write_fragment
+from weft.codegen.clustersupport import CLUSTER_WRITERS
 from weft.codegen.irtext import IRFunction, Value, constant, vector_type
 from weft.codegen.jit import Target
-from weft.codegen.microkernels import COLUMNS_NAME, STRIP_NAME, write_columns, write_strip
+from weft.codegen.microkernels import COLUMNS_NAME, ROWS_NAME, STRIP_NAME, write_columns, write_rows, write_strip
 from weft.codegen.multiply import PREFIX, write_multiply
 from weft.codegen.warpgroup import WGMMA_WRITERS
 
@@ -126,9 +131,12 @@ _WRITERS: list[tuple[re.Pattern, Callable[..., IRFunction]]] = [
     (re.compile("weft_match_any_i(32|64)"), _match_any),
     (re.compile("weft_host_call"), _host_call),
     *WGMMA_WRITERS,
+    *BULK_WRITERS,
+    *CLUSTER_WRITERS,
     (re.compile(re.escape(PREFIX) + "(.+)"), write_multiply),
     (re.compile(r"weft_fragment_(load|store)\.(\w)\.(\w+)\.(.+)"), write_fragment),
     (re.compile(COLUMNS_NAME), write_columns),
+    (re.compile(ROWS_NAME), write_rows),
     (re.compile(STRIP_NAME), write_strip),
 ]
 

@@ -60,7 +60,7 @@ class TensorPlan(ctypes.Structure):
         ("shift0", c_int64), ("shift1", c_int64), ("shift2", c_int64),  # im2col offsets
         ("size0", c_int64), ("size1", c_int64), ("size2", c_int64), ("size3", c_int64),
         ("stride0", c_int64), ("stride1", c_int64), ("stride2", c_int64), ("stride3", c_int64),
-        ("reserved", c_int64 * 5),
+        ("reserved", c_int64 * 8),
     ]  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from weft.codegen.microkernels import TILE_BYTES, Kind
 from weft.codegen.multiply import WORKSPACE_BYTES
 from weft.isa.matrix import form_of
 
+# Columns of a strip: half of a first-level cache of 32 KB, so that rows and accumulators fit beside them.
+COLUMN_BYTES = 16384
 MAX_STRIP = WORKSPACE_BYTES // TILE_BYTES  # tiles that a strip has at most: they may have to go through the workspace
 
 
@@ -32,7 +34,8 @@ def kind_of(op: Op) -> Kind | None:
 class TileOps(MatrixOps):
     """Emission of groups of multiplications."""
 
-    column_bytes = 0  # of the largest step
+    column_bytes = 0  # of the largest strip
+    row_bytes = 0
 
     def plan_groups(self, ops: list[Op]) -> list[Op | Group]:
         """A block's instructions with multiplications grouped."""
@@ -43,16 +46,15 @@ class TileOps(MatrixOps):
         found: list[tuple[str, ...]] = []
         taken: set[str] = set()
         for group in groups:
-            for step in group.steps():
-                for strip in step:
-                    for fragments in ([x.d for x in strip.items], [x.c for x in strip.items if x.c != x.d]):
-                        row: list[str] = []
-                        for names in fragments:
-                            if taken.isdisjoint(names) and all(self.is_stored(name) for name in names):
-                                taken.update(names)
-                                row += names
-                        if row:
-                            found.append(tuple(row))
+            for strip in group.strips(1):
+                for fragments in ([x.d for x in strip.tiles], [x.c for x in strip.tiles if x.c != x.d]):
+                    row: list[str] = []
+                    for names in fragments:
+                        if taken.isdisjoint(names) and all(self.is_stored(name) for name in names):
+                            taken.update(names)
+                            row += names
+                    if row:
+                        found.append(tuple(row))
         return found
 
     def is_stored(self, name: str) -> bool:
@@ -62,51 +64,53 @@ class TileOps(MatrixOps):
 
     # ------------------------------------------------------------ emission
     def emit_group(self, group: Group) -> None:
-        """All multiplications of a group, step by step."""
+        """All multiplications of a group, strip by strip."""
         assert not self.dry and self.depth == 0
         self.op, self.site = group.items[0].op, group.items[0].op.site
         kind = group.kind
-        for step in group.steps():
-            slots: dict[tuple[str, ...], int] = {}
-            for strip in step:
-                for item in strip.items:
-                    if item.b not in slots:
-                        slots[item.b] = len(slots)
-                        self._make_columns(kind, item.b, slots[item.b])
-            for strip in step:
-                self._emit_strip(kind, strip, slots)
+        columns = None
+        for strip in group.strips(COLUMN_BYTES // kind.column_bytes):
+            if strip.b != columns:
+                columns = strip.b
+                self._make_columns(kind, strip)
+            self._emit_strip(kind, strip)
 
-    def _columns_at(self, kind: Kind, slot: int) -> str:
-        self.column_bytes = max(self.column_bytes, (slot + 1) * kind.column_bytes)
-        return self._offset("%columns", slot * kind.column_bytes)
-
-    def column_lines(self) -> list[str]:
-        """The memory for columns, for the function's head."""
-        return [f"  %columns = alloca [{self.column_bytes} x i8], align 64"] if self.column_bytes else []
+    def strip_lines(self) -> list[str]:
+        """The memory for rows and columns, for the function's head."""
+        sizes = {"columns": self.column_bytes, "rows": self.row_bytes}
+        return [f"  %{name} = alloca [{size} x i8], align 64" for name, size in sizes.items() if size]
 
     def _fragment(self, names: tuple[str, ...]) -> str:
         """A fragment's chunks as call arguments."""
         return ", ".join(f"{self.vtype(32)} {x}" for name in names for x in self.vec(self.registers.read(name)))
 
-    def _make_columns(self, kind: Kind, b: tuple[str, ...], slot: int) -> None:
-        place = self._columns_at(kind, slot)
-        self.e(f"call void {self._call_support(kind.columns)}({self._fragment(b)}, ptr {place})")
+    def _make_columns(self, kind: Kind, strip: Strip) -> None:
+        steps = len(strip.steps)
+        name = self._call_support(kind.columns)
+        self.column_bytes = max(self.column_bytes, steps * len(strip.tiles) * kind.column_bytes)
+        for s, fragments in enumerate(strip.b):
+            for j, b in enumerate(fragments):
+                place = self._offset("%columns", (j * steps + s) * kind.column_bytes)
+                self.e(f"call void {name}({self._fragment(b)}, ptr {place})")
 
-    def _emit_strip(self, kind: Kind, strip: Strip, slots: dict[tuple[str, ...], int]) -> None:
-        items = sorted(strip.items, key=lambda item: slots[item.b])
-        a = self._fragment(strip.a)
+    def _emit_strip(self, kind: Kind, strip: Strip) -> None:
+        name = self._call_support(kind.rows)
+        self.row_bytes = max(self.row_bytes, len(strip.steps) * kind.row_bytes)
+        for s, a in enumerate(strip.a):
+            place = self._offset("%rows", s * kind.row_bytes)
+            self.e(f"call void {name}({self._fragment(a)}, ptr {place})")
         at = 0
-        while at < len(items):
+        while at < len(strip.tiles):
             count = 1
-            while at + count < len(items) and count < MAX_STRIP and self._follow(items[at + count - 1], items[at + count], slots):
+            while at + count < len(strip.tiles) and count < MAX_STRIP:
+                if not self._follow(strip.tiles[at + count - 1], strip.tiles[at + count]):
+                    break
                 count += 1
-            self._call_strip(kind, a, items[at : at + count], slots[items[at].b])
+            self._call_strip(kind, strip.tiles[at : at + count], at, len(strip.steps))
             at += count
 
-    def _follow(self, first: Multiply, second: Multiply, slots: dict[tuple[str, ...], int]) -> bool:
-        """The second's columns and accumulators lie right behind the first's."""
-        if slots[second.b] != slots[first.b] + 1:
-            return False
+    def _follow(self, first: Multiply, second: Multiply) -> bool:
+        """The second's accumulators lie right behind the first's."""
         for x, y in ((first.d, second.d), (first.c, second.c)):
             before, after = self._tile_at(x), self._tile_at(y)
             if before is None or after is None or after != (before[0], before[1] + TILE_BYTES):
@@ -121,9 +125,10 @@ class TileOps(MatrixOps):
             return None
         return first
 
-    def _call_strip(self, kind: Kind, a: str, items: list[Multiply], slot: int) -> None:
+    def _call_strip(self, kind: Kind, items: list[Multiply], first: int, steps: int) -> None:
+        """The tiles `items`, whose columns begin at tile `first`."""
         names_of = {which: [name for item in items for name in getattr(item, which)] for which in "cd"}
-        columns = self._columns_at(kind, slot)
+        columns = self._offset("%columns", first * steps * kind.column_bytes)
         blended = any(self.blend_mask(name) is not None for name in names_of["d"])
         c, d = self._tile_at(items[0].c), self._tile_at(items[0].d)
         into = None if d is None or blended else self._offset(d[0], d[1])
@@ -135,7 +140,8 @@ class TileOps(MatrixOps):
             self._store_tiles(names_of["c"], out_of)
         target = into or self.workspace()
         name = self._call_support(kind.strip)
-        self.e(f"call void {name}({a}, ptr {columns}, ptr {out_of}, ptr {target}, i32 {len(items)})")
+        places = f"ptr %rows, ptr {columns}, ptr {out_of}, ptr {target}"
+        self.e(f"call void {name}({places}, i32 {len(items)}, i32 {steps})")
         if into is not None:
             self.registers.stored(names_of["d"])
             return

@@ -73,8 +73,8 @@ class WarpOps(Access):
         self.registers.write(operand.name, self.resize(value, width, False), self.blend_mask(operand.name))
 
     def address(self, operand: Address, space: str) -> Value | None:
-        """The address of a bracketed operand: 32 bits for shared memory, 64 elsewhere."""
-        bits = 32 if space == "shared" else 64
+        """The address of a bracketed operand: 32 bits for shared memory (also the cluster's), 64 elsewhere."""
+        bits = 32 if space in ("shared", "cluster") else 64
         base = operand.base
         if isinstance(base, Symbol):
             value = self.symbol_address(base.name, base.offset + operand.offset)
@@ -110,7 +110,9 @@ class WarpOps(Access):
         return self.add(base, self.const(offset, 64)) if offset else base
 
     def window(self, space: str) -> Value:
-        """First address of the generic window of shared or local memory."""
+        """First address of the generic window of shared or local memory, or of the kernel's parameters."""
+        if space == "param":
+            return self.scalar(self.parameter_base, 64)
         return self.scalar("%shared.window" if space == "shared" else "%local.window", 64, 0, 1 << 47, (1 << 47) - 1)
 
     # ------------------------------------------------------------ lanes
@@ -242,15 +244,17 @@ class WarpOps(Access):
                 return self.thread_coordinate(axis)
             if stem == "ntid":
                 return self.const(self.block[index], 32)
-            if stem in ("ctaid", "clusterid"):
+            if stem == "ctaid":
                 high = self.grid_limit[index] - 1
                 return self.scalar(f"%c{axis}", 32, 0, high)
-            if stem in ("nctaid", "nclusterid"):
+            if stem == "nctaid":
                 return self.scalar(self._launch_field(f"grid_{axis}", "i32"), 32, 1, self.grid_limit[index])
-            if stem == "cluster_ctaid":
-                return self.const(0, 32)
             if stem == "cluster_nctaid":
-                return self.const(1, 32)
+                return self._cluster_extent(axis)
+            if stem in ("clusterid", "nclusterid"):
+                return self.udiv(self._special(f"%{stem[:-9]}ctaid.{axis}"), self._cluster_extent(axis))
+            if stem == "cluster_ctaid":
+                return self.urem(self._special(f"%ctaid.{axis}"), self._cluster_extent(axis))
         lanes = np.arange(WARP_LANES, dtype=np.int64)
         rows = np.arange(self.warps, dtype=np.int64)[:, None]
         if stem == "laneid":
@@ -284,15 +288,32 @@ class WarpOps(Access):
             # the grid barrier's workspace of cooperative groups: high half in envreg1, low half in envreg2
             word = self.scalar(self._launch_field("grid_workspace", "i64"), 64)
             return self.extract(word, 32 if stem == "envreg1" else 0, 32)
-        constants = {"cluster_ctarank": 0, "cluster_nctarank": 1, "is_explicit_cluster": 0}
-        if stem in constants:
-            return self.const(constants[stem], 1 if stem == "is_explicit_cluster" else 32)
+        if stem == "cluster_ctarank":
+            return self._linear("cluster_ctaid", "cluster_nctaid")
+        if stem == "clusterrank":
+            return self._linear("clusterid", "nclusterid")
+        if stem == "cluster_nctarank":
+            x, y, z = (self._cluster_extent(axis) for axis in "xyz")
+            return self.mul(self.mul(x, y), z)
+        if stem == "is_explicit_cluster":
+            flag = self.scalar(self._launch_field("explicit_cluster", "i32"), 32, 0, 1)
+            return self.icmp("ne", flag, self.const(0, 32))
         if stem == "aggr_smem_size":
             return self.scalar(self._launch_field("shared_bytes", "i32"), 32, 0, 1 << 24)
         if stem.startswith(("envreg", "pm", "reserved_smem_")) or stem == "current_graph_exec":
             # no driver sets them, no counter runs, nothing is reserved
             return self.const(0, 64 if stem.endswith("_64") or stem == "current_graph_exec" else 32)
         raise UnsupportedError(f"special register {name} is not supported", file=self.file, line=self.op.ins.line)
+
+    def _cluster_extent(self, axis: str) -> Value:
+        """Blocks of a cluster along an axis: 1 without clusters."""
+        return self.scalar(self._launch_field(f"cluster_{axis}", "i32"), 32, 1, abi.MAX_CLUSTER_BLOCKS)
+
+    def _linear(self, index: str, extent: str) -> Value:
+        """x + nx * (y + ny * z)."""
+        x, y, z = (self._special(f"%{index}.{axis}") for axis in "xyz")
+        nx, ny = (self._special(f"%{extent}.{axis}") for axis in "xy")
+        return self.add(x, self.mul(nx, self.add(y, self.mul(ny, z))))
 
     def _launch_field(self, name: str, type_: str) -> str:
         at = self.t(f"getelementptr i8, ptr %launch, i64 {getattr(abi.Launch, name).offset}")

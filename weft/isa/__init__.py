@@ -2,9 +2,11 @@
 
 from weft.isa import (  # noqa: F401
     approximate,
+    async_copy,
     atomic,
     barrier,
     carry,
+    cluster,
     compare,
     control,
     convert,
@@ -17,6 +19,7 @@ from weft.isa import (  # noqa: F401
     memory,
     move,
     tensor,
+    tensor_copy,
     video,
     warp,
     wgmma,

@@ -6,11 +6,14 @@ Communication Instructions".
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from weft.isa.floating import exact_extreme, map_patterns
 from weft.isa.instruction import instruction
 from weft.isa.memory import SCOPES, elements, space_of
 from weft.isa.operands import Discard
 from weft.isa.rounding import add, flush, pack, unpack
+from weft.types import ScalarType
 
 SPACES = ("global", "shared", "shared::cta", "shared::cluster")
 ORDERS = ("relaxed", "acquire", "release", "acq_rel")
@@ -56,12 +59,17 @@ def _updated(m, old: int, operands: list[int], type_, space: str) -> int:
         width = bits // lanes
         name = type_.name[:-2] if lanes == 2 else type_.name
         part = (1 << width) - 1
-        ftz = name == "f32" and space != "shared"  # atom.add.f32 on global memory flushes subnormals
+        ftz = name == "f32" and space not in ("shared", "cluster")  # atom.add.f32 on global memory flushes subnormals
         return sum(
             _float_sum(name, old >> (i * width) & part, b >> (i * width) & part, ftz) << (i * width)
             for i in range(lanes)
         )
     return (old + b) & mask
+
+
+def combined(op: str, type_: ScalarType, old: int, value: int, space: str = "global") -> int:
+    """What `old` in memory becomes under an operation of two operands."""
+    return _updated(SimpleNamespace(op=op), old, [value], type_, space)
 
 
 class _Atomic:

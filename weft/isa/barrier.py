@@ -1,20 +1,21 @@
-"""Barriers, fences, mbarrier objects and asynchronous copies.
+"""Barriers, fences and mbarrier objects.
 
 bar and barrier suspend a warp: the lowering and the interpreter treat them by their opcode.
 
 An mbarrier object is the 64-bit word that mbarrier.init writes. Ours holds, from bit 0: pending arrivals (20 bits), the
-expected count (20 bits), transaction bytes still to come (23 bits, two's complement), and the phase (bit 63). A phase
-completes when pending arrivals and bytes are both zero: the phase bit flips and pending is the expected count again. A
-state token is the word as it was before the arrival. cp.async completes at once, which every program that waits as it
-must can not tell from later. Sections: PTX ISA, "Parallel Synchronization and Communication Instructions".
+expected count (20 bits), transaction bytes still to come (21 bits, two's complement), a mark of live objects (2 bits)
+and the phase (bit 63). A phase completes when pending arrivals and bytes are both zero: the phase bit flips and pending
+is the expected count again. A state token is the word as it was before the arrival. Operations on a word without the
+mark, more arrivals than are pending, and counts out of range are reported as misuse. Sections: PTX ISA,
+"Parallel Synchronization and Communication Instructions: mbarrier".
 """
 
 from __future__ import annotations
 
+from weft.errors import KernelFault, PtxError
 from weft.isa.instruction import instruction
-from weft.isa.memory import PREFETCH_SIZES, SCOPES
-from weft.isa.operands import Discard, Negated, Register
-from weft.types import TYPES
+from weft.isa.memory import SCOPES
+from weft.isa.operands import Discard
 
 CTA = ("shared", "shared::cta")
 
@@ -105,48 +106,88 @@ class FenceTensorMap(_Fence):
 
 # ---------------------------------------------------------------- mbarrier
 PENDING_BITS = 20
-COUNT_MASK = (1 << PENDING_BITS) - 1
+COUNT_MASK = (1 << PENDING_BITS) - 1  # also the largest count and the largest transaction count
 EXPECTED_SHIFT = 20
 TX_SHIFT = 40
-TX_BITS = 23
+TX_BITS = 21
 TX_MASK = (1 << TX_BITS) - 1
+LIVE_SHIFT, LIVE_MASK, LIVE = 61, 3, 2
 PHASE_SHIFT = 63
 
-
-def _settled(word: int) -> int:
-    """The word after a change: a completed phase gives way to the next."""
-    if word & COUNT_MASK or word >> TX_SHIFT & TX_MASK:
-        return word
-    expected = word >> EXPECTED_SHIFT & COUNT_MASK
-    return (word ^ 1 << PHASE_SHIFT) | expected
-
-
-def _changed(word: int, arrivals: int = 0, dropped: int = 0, bytes_: int = 0) -> int:
-    pending = (word & COUNT_MASK) - arrivals & COUNT_MASK
-    expected = (word >> EXPECTED_SHIFT & COUNT_MASK) - dropped & COUNT_MASK
-    tx = (word >> TX_SHIFT & TX_MASK) + bytes_ & TX_MASK
-    return _settled(pending | expected << EXPECTED_SHIFT | tx << TX_SHIFT | word >> PHASE_SHIFT << PHASE_SHIFT)
+# What went wrong with an mbarrier object: Fault.size of an MBARRIER fault.
+MISUSE = {
+    1: "not initialised", 2: "count", 3: "arrivals", 4: "bytes", 5: "no complete",
+}  # fmt: skip
+EXPLAINED = {
+    "not initialised": "it is not initialised, or was invalidated: use mbarrier.init first",
+    "count": f"its count must be 1 to {COUNT_MASK}",
+    "arrivals": "more arrivals than the phase has pending",
+    "bytes": f"its transaction count leaves the range of {COUNT_MASK} bytes either way",
+    "no complete": "an arrival with .noComplete would complete the phase",
+}
 
 
-def _emit_changed(b, word, arrivals=None, dropped=None, bytes_=None):
-    """_changed on builder Values."""
-    c = b.const
-    count_mask = c(COUNT_MASK, 64)
-    pending = b.and_(word, count_mask)
-    expected = b.and_(b.lshr(word, c(EXPECTED_SHIFT, 32)), count_mask)
-    tx = b.and_(b.lshr(word, c(TX_SHIFT, 32)), c(TX_MASK, 64))
-    if arrivals is not None:
-        pending = b.and_(b.sub(pending, arrivals), count_mask)
-    if dropped is not None:
-        expected = b.and_(b.sub(expected, dropped), count_mask)
-    if bytes_ is not None:
-        tx = b.and_(b.add(tx, bytes_), c(TX_MASK, 64))
-    phase = b.and_(word, c(1 << PHASE_SHIFT, 64))
-    done = b.icmp("eq", b.or_(pending, tx), c(0, 64))
-    pending = b.select(done, expected, pending)
-    phase = b.select(done, b.xor(phase, c(1 << PHASE_SHIFT, 64)), phase)
-    low = b.or_(pending, b.shl(expected, c(EXPECTED_SHIFT, 32)))
-    return b.or_(b.or_(low, b.shl(tx, c(TX_SHIFT, 32))), phase)
+class MbarrierWord:
+    """What the word of an mbarrier object says."""
+
+    def __init__(self, word: int):
+        self.live = word >> LIVE_SHIFT & LIVE_MASK == LIVE
+        self.pending = word & COUNT_MASK
+        self.expected = word >> EXPECTED_SHIFT & COUNT_MASK
+        self.phase = word >> PHASE_SHIFT
+        tx = word >> TX_SHIFT & TX_MASK
+        self.bytes = tx - (1 << TX_BITS) if tx >> (TX_BITS - 1) else tx
+
+    def encode(self) -> int:
+        low = self.pending | self.expected << EXPECTED_SHIFT | (self.bytes & TX_MASK) << TX_SHIFT
+        return low | LIVE << LIVE_SHIFT | self.phase << PHASE_SHIFT
+
+
+def _misuse(t, address: int, why: str) -> KernelFault:
+    return t.fault(KernelFault, f"mbarrier object at {address:#x}: {EXPLAINED[why]}", address)
+
+
+def update_reference(t, space: str, address: int, arrivals: int = 0, dropped: int = 0, bytes_: int = 0) -> int:
+    """Changes a live object; gives the word before."""
+
+    def change(old: int) -> int:
+        now = MbarrierWord(old)
+        now.bytes += bytes_
+        for wrong, why in (
+            (not now.live, "not initialised"), (arrivals > COUNT_MASK, "count"), (arrivals > now.pending, "arrivals"),
+            (abs(now.bytes) > COUNT_MASK, "bytes"),
+        ):  # fmt: skip
+            if wrong:
+                raise _misuse(t, address, why)
+        now.pending -= arrivals
+        now.expected = now.expected - dropped & COUNT_MASK
+        if now.pending == 0 and now.bytes == 0:
+            now.phase ^= 1
+            now.pending = now.expected
+        return now.encode()
+
+    return t.atomic(space, address, 8, change)
+
+
+def mbarrier_address(b, operand, m):
+    """The address of an mbarrier object in the cluster's shared memory, 32 bits; a generic address outside of it
+    becomes one that no object has."""
+    if m.get("space"):
+        return b.address(operand, "shared")
+    return shared_offset(b, b.address(operand, "generic"))
+
+
+def shared_offset(b, address):
+    """The address in the cluster's shared memory of a generic one, 32 bits; all ones outside of it."""
+    return b.trunc(b.umin(b.sub(address, b.window("shared")), b.const(0xFFFFFFFF, 64)), 32)
+
+
+def _space(m) -> str:
+    return "shared" if m.get("space") else "generic"
+
+
+def _scoped(m) -> str:
+    return ".sem needs a scope: .cta or .cluster" if m.get("sem") and not m.get("scope") else ""
 
 
 _MBARRIER = {"raw": True, "pipe": "lsu", "ptx": "7.0", "sm": 80, "section": "9.7.13.15"}
@@ -158,14 +199,15 @@ class MbarrierInit:
 
     @staticmethod
     def reference(t, m, ins):
-        count = t.read(ins.operands[1], m.operand_type("b")) & COUNT_MASK
-        t.store(_space(m), t.address(ins.operands[0]), 8, count | count << EXPECTED_SHIFT)
+        address, word = t.address(ins.operands[0]), MbarrierWord(0)
+        word.pending = word.expected = t.read(ins.operands[1], m.operand_type("b"))
+        if not 1 <= word.pending <= COUNT_MASK:
+            raise _misuse(t, address, "count")
+        t.store(_space(m), address, 8, word.encode())
 
     @staticmethod
     def emit(b, m, ins):
-        count = b.and_(b.zext(b.read(ins.operands[1], 32), 64), b.const(COUNT_MASK, 64))
-        word = b.or_(count, b.shl(count, b.const(EXPECTED_SHIFT, 32)))
-        b.store(_space(m), b.address(ins.operands[0], _space(m)), [word])
+        b.bulk_call("weft_mbarrier_init", [mbarrier_address(b, ins.operands[0], m), b.read(ins.operands[1], 32)])
 
 
 @instruction("mbarrier.inval{.space}.b64 [a]", space=CTA, effects=("memory",), **_MBARRIER)
@@ -181,116 +223,120 @@ class MbarrierInval:
         b.store(_space(m), b.address(ins.operands[0], _space(m)), [b.const(0, 64)])
 
 
-def _space(m) -> str:
-    return "shared" if m.get("space") else "generic"
+def _write_token(b, ins, m, operand, old) -> None:
+    if isinstance(operand, Discard):
+        return
+    if m.get("space") == "shared::cluster":
+        raise PtxError(f"{ins.name}: an arrival at another block's object gives no state: write _", line=ins.line)
+    b.write(operand, old, 64)
 
 
-def _reference_update(t, m, address: int, **changes) -> int:
-    return t.atomic(_space(m), address, 8, lambda old: _changed(old, **changes))
-
-
-def _define_arrivals(opcode_tail: str, drop: bool, expect: bool) -> None:
-    where = {"space": (*CTA, "shared::cluster"), "sem": ("release", "relaxed"), "scope": ("cta", "cluster")}
-    common = {**_MBARRIER, "effects": ("memory", "spin"), **where}
+def _define_arrivals(verb: str, variant: str) -> None:
+    """mbarrier.arrive and arrive_drop; variant "", "expect_tx" or "noComplete"."""
+    drop = verb == "arrive_drop"
 
     class Arrive:
         @staticmethod
         def reference(t, m, ins):
-            destination, address, count = _arrival_operands(ins)
-            amount = 1 if count is None else t.read(count, m.operand_type("b"))
-            changes = {"arrivals": amount}
-            if expect:
-                changes = {"arrivals": 1, "bytes_": amount}
-            if drop:
-                changes["dropped"] = changes["arrivals"]
-            old = _reference_update(t, m, t.address(address), **changes)
-            if destination is not None and not isinstance(destination, Discard):
-                t.write(destination, m.operand_type("d"), old)
+            destination, address, *count = ins.operands
+            at, space = t.address(address), _space(m)
+            amount = t.read(count[0], m.operand_type("b")) if count else 1
+            arrivals, bytes_ = (1, amount) if variant == "expect_tx" else (amount, 0)
+            if arrivals == 0:
+                raise _misuse(t, at, "count")
+            if variant == "noComplete":
+                now = MbarrierWord(t.load(space, at, 8))
+                if now.live and now.pending == arrivals and now.bytes == 0:
+                    raise _misuse(t, at, "no complete")
+            old = 0
+            if bytes_:
+                old = update_reference(t, space, at, bytes_=bytes_)
+            before = update_reference(t, space, at, arrivals, arrivals if drop else 0)
+            t.write(destination, m.operand_type("d"), old or before)
 
         @staticmethod
         def emit(b, m, ins):
-            destination, address, count = _arrival_operands(ins)
-            one = b.const(1, 64)
-            amount = one if count is None else b.zext(b.read(count, 32), 64)
-            arrivals, bytes_ = (one, amount) if expect else (amount, None)
-            old = b.mbarrier(
-                _space(m), b.address(address, _space(m)),
-                lambda word, n, tx: _emit_changed(b, word, n, n if drop else None, tx), arrivals, bytes_,
-            )  # fmt: skip
-            if destination is not None and not isinstance(destination, Discard):
-                b.write(destination, old, 64)
+            destination, address, *count = ins.operands
+            one, none = b.const(1, 64), b.const(0, 64)
+            amount = b.zext(b.read(count[0], 32), 64) if count else one
+            arrivals, bytes_ = (one, amount) if variant == "expect_tx" else (amount, none)
+            name = "weft_mbarrier_hold" if variant == "noComplete" else "weft_mbarrier_arrive"
+            operands = [mbarrier_address(b, address, m), arrivals, arrivals if drop else none, bytes_]
+            _write_token(b, ins, m, destination, b.bulk_call(name, operands, result=64))
 
     Arrive.__doc__ = "An arrival; gives the state before it."
-    operand = ", b" if expect else "{, b}"
-    head = f"mbarrier.{opcode_tail}{{.sem}}{{.scope}}{{.space}}.b64"
-    types = {"d": "b64", "b": "u32"}
-    instruction(f"{head} d, [a]{operand}", operands=types, **common)(Arrive)
-    if not expect:
-        head = f"mbarrier.{opcode_tail}.noComplete{{.sem}}{{.scope}}{{.space}}.b64"
-        instruction(f"{head} d, [a], b", operands=types, **common)(Arrive)
+    spaces = CTA if variant == "noComplete" else (*CTA, "shared::cluster")
+    head = ".".join(["mbarrier", verb, variant]).rstrip(".")
+    instruction(
+        f"{head}{{.sem}}{{.scope}}{{.space}}.b64 d, [a]{{, b}}" if not variant else
+        f"{head}{{.sem}}{{.scope}}{{.space}}.b64 d, [a], b",
+        operands={"d": "b64", "b": "u32"}, space=spaces, sem=("release", "relaxed"), scope=("cta", "cluster"),
+        where=_scoped, effects=("memory",), **{**_MBARRIER, **({"ptx": "8.0", "sm": 90} if variant == "expect_tx" else {})},
+    )(Arrive)  # fmt: skip
 
 
-def _arrival_operands(ins):
-    operands = list(ins.operands)
-    return operands[0], operands[1], operands[2] if len(operands) > 2 else None
-
-
-for _tail, _drop, _expect in (
-    ("arrive", False, False), ("arrive_drop", True, False), ("arrive.expect_tx", False, True),
-    ("arrive_drop.expect_tx", True, True),
-):  # fmt: skip
-    _define_arrivals(_tail, _drop, _expect)
+for _verb in ("arrive", "arrive_drop"):
+    for _variant in ("", "expect_tx", "noComplete"):
+        _define_arrivals(_verb, _variant)
 
 
 @instruction("mbarrier.what{.sem}{.scope}{.space}.b64 [a], b", what=("expect_tx", "complete_tx"), sem=("relaxed",),
              scope=("cta", "cluster"), space=(*CTA, "shared::cluster"), operands={"b": "u32"}, effects=("memory",),
-             raw=True, pipe="lsu", ptx="8.0", sm=90, section="9.7.13.15")  # fmt: skip
+             raw=True, pipe="lsu", ptx="8.0", sm=90, section="9.7.13.15", where=_scoped)  # fmt: skip
 class MbarrierTransaction:
     """More bytes to come, or bytes that have come."""
 
     @staticmethod
     def reference(t, m, ins):
         amount = t.read(ins.operands[1], m.operand_type("b"))
-        _reference_update(t, m, t.address(ins.operands[0]), bytes_=amount if m.what == "expect_tx" else -amount)
+        signed = amount if m.what == "expect_tx" else -amount
+        update_reference(t, _space(m), t.address(ins.operands[0]), bytes_=signed)
 
     @staticmethod
     def emit(b, m, ins):
         amount = b.zext(b.read(ins.operands[1], 32), 64)
         if m.what == "complete_tx":
             amount = b.neg(amount)
-        b.mbarrier(
-            _space(m), b.address(ins.operands[0], _space(m)),
-            lambda word, n, tx: _emit_changed(b, word, None, None, tx), None, amount,
-        )  # fmt: skip
+        none = b.const(0, 64)
+        b.bulk_call("weft_mbarrier_update", [mbarrier_address(b, ins.operands[0], m), none, none, amount], result=64)
 
 
-_WAIT = {"what": ("test_wait", "try_wait"), "sem": ("acquire", "relaxed"), "scope": ("cta", "cluster"), "space": CTA}
+_WAIT = {
+    "sem": ("acquire", "relaxed"), "scope": ("cta", "cluster"), "space": CTA, "effects": ("memory", "spin"),
+    "where": _scoped, **_MBARRIER,
+}  # fmt: skip
 
 
-@instruction("mbarrier.what{.sem}{.scope}{.space}.b64 p, [a], b{, c}", operands={"b": "b64", "c": "u32"},
-             effects=("memory", "spin"), **_WAIT, **_MBARRIER)  # fmt: skip
-@instruction("mbarrier.what.parity{.sem}{.scope}{.space}.b64 p, [a], b{, c}", operands={"b": "u32", "c": "u32"},
-             effects=("memory", "spin"), **_WAIT, **_MBARRIER)  # fmt: skip
+@instruction("mbarrier.test_wait{.sem}{.scope}{.space}.b64 p, [a], b", operands={"b": "b64"}, **_WAIT)
+@instruction("mbarrier.test_wait.parity{.sem}{.scope}{.space}.b64 p, [a], b", operands={"b": "u32"},
+             **{**_WAIT, "ptx": "7.1"})  # fmt: skip
+@instruction("mbarrier.try_wait{.sem}{.scope}{.space}.b64 p, [a], b{, c}", operands={"b": "b64", "c": "u32"},
+             **{**_WAIT, "ptx": "7.8", "sm": 90})  # fmt: skip
+@instruction("mbarrier.try_wait.parity{.sem}{.scope}{.space}.b64 p, [a], b{, c}", operands={"b": "u32", "c": "u32"},
+             **{**_WAIT, "ptx": "7.8", "sm": 90})  # fmt: skip
 class MbarrierWait:
-    """Whether the phase of a state token, or of a parity, has completed. try_wait may also wait; here it does not:
-    a loop around it gives way to other warps."""
+    """Whether the phase of a state token, or of a parity, has completed. try_wait may also wait, for as long as its
+    hint says; here it does not: a loop around it gives way to other warps."""
 
     @staticmethod
     def reference(t, m, ins):
-        word = t.load(_space(m), t.address(ins.operands[1]), 8)
+        address = t.address(ins.operands[1])
+        word = MbarrierWord(t.load(_space(m), address, 8))
+        if not word.live:
+            raise _misuse(t, address, "not initialised")
         token = t.read(ins.operands[2], m.operand_type("b"))
         phase = token & 1 if m.get("parity") else token >> PHASE_SHIFT
-        t.write(ins.operands[0], m.operand_type("p"), int(word >> PHASE_SHIFT != phase))
+        t.write(ins.operands[0], m.operand_type("p"), int(word.phase != phase))
 
     @staticmethod
     def emit(b, m, ins):
-        word = b.load(_space(m), b.address(ins.operands[1], _space(m)), 64, volatile=True)[0]
-        now = b.lshr(word, b.const(PHASE_SHIFT, 32))
         if m.get("parity"):
             phase = b.zext(b.and_(b.read(ins.operands[2], 32), b.const(1, 32)), 64)
         else:
             phase = b.lshr(b.read(ins.operands[2], 64), b.const(PHASE_SHIFT, 32))
-        b.write(ins.operands[0], b.icmp("ne", now, phase), 1)
+        operands = [mbarrier_address(b, ins.operands[1], m), phase]
+        over = b.bulk_call("weft_mbarrier_test", operands, result=32, once=True)
+        b.write(ins.operands[0], b.icmp("ne", over, b.const(0, 32)), 1)
 
 
 @instruction("mbarrier.pending_count.b64 d, a", operands={"d": "u32", "a": "b64"}, pipe="alu", ptx="7.0", sm=80,
@@ -305,91 +351,3 @@ class MbarrierPendingCount:
     @staticmethod
     def emit(b, m, a):
         return b.trunc(b.and_(a, b.const(COUNT_MASK, 64)), 32)
-
-
-# ---------------------------------------------------------------- cp.async
-_COPY = {"raw": True, "pipe": "lsu", "effects": ("memory",), "ptx": "7.0", "sm": 80, "section": "9.7.9.25"}
-
-
-@instruction("cp.async.cop.dst.global{.L2::cache_hint}{.size} [a], [b], c{, e}{, f}", cop=("ca", "cg"), dst=CTA,
-             size=PREFETCH_SIZES, operands={"c": "u32", "e": "u32", "f": "b64"}, **_COPY)  # fmt: skip
-class CopyAsync:
-    """4, 8 or 16 bytes from global to shared memory; bytes beyond the source size, or all if the predicate of
-    ignore-src holds, are zero."""
-
-    @staticmethod
-    def reference(t, m, ins):
-        size = ins.operands[2].value
-        destination, source = t.address(ins.operands[0]), t.address(ins.operands[1])
-        count = size
-        if len(ins.operands) > 3:
-            count = min(size, _copy_count_reference(t, m, ins, size))
-        data = 0
-        if count:
-            data = t.load("global", source, size) if count == size else _load_bytes(t, source, count)
-        t.store("shared", destination, size, data)
-
-    @staticmethod
-    def emit(b, m, ins):
-        size = ins.operands[2].value
-        destination, source = b.address(ins.operands[0], "shared"), b.address(ins.operands[1], "global")
-        count = _copy_count(b, ins, size) if len(ins.operands) > 3 else None
-        b.copy_to_shared(destination, source, size, count)
-
-
-def _copy_count_reference(t, m, ins, size: int) -> int:
-    operand = ins.operands[3]
-    register = operand.operand if isinstance(operand, Negated) else operand
-    if isinstance(register, Register) and t.register_type(register).bits == 1:
-        return 0 if t.read(operand, TYPES["pred"]) else size
-    return t.read(operand, m.operand_type("e"))
-
-
-def _load_bytes(t, source: int, count: int) -> int:
-    return sum(t.load("global", source + i, 1) << (8 * i) for i in range(count))
-
-
-def _copy_count(b, ins, size: int):
-    """Bytes to copy, per lane: the source size, or none under ignore-src."""
-    operand = ins.operands[3]
-    register = operand.operand if isinstance(operand, Negated) else operand
-    if isinstance(register, Register) and b.registers.bits.get(register.name) == 1:
-        return b.select(b.read(operand, 1), b.const(0, 32), b.const(size, 32))
-    return b.umin(b.read(operand, 32), b.const(size, 32))
-
-
-class _Done:
-    @staticmethod
-    def reference(t, m, ins):
-        return None
-
-    @staticmethod
-    def emit(b, m, ins):
-        return None
-
-
-@instruction("cp.async.commit_group", **_COPY)
-@instruction("cp.async.wait_group a", operands={"a": "u32"}, **_COPY)
-@instruction("cp.async.wait_all", **_COPY)
-class CopyAsyncGroup(_Done):
-    """Copies have completed when they were issued."""
-
-
-@instruction("cp.async.mbarrier.arrive{.noinc}{.space}.b64 [a]", space=CTA, raw=True, pipe="lsu", effects=("memory",),
-             ptx="7.0", sm=80, section="9.7.13.15")  # fmt: skip
-class CopyAsyncArrive:
-    """An arrival once this thread's copies are done. Without .noinc the pending count is first raised by one, which
-    the arrival then takes back."""
-
-    @staticmethod
-    def reference(t, m, ins):
-        if m.noinc:
-            _reference_update(t, m, t.address(ins.operands[0]), arrivals=1)
-
-    @staticmethod
-    def emit(b, m, ins):
-        if m.noinc:
-            b.mbarrier(
-                _space(m), b.address(ins.operands[0], _space(m)),
-                lambda word, n, tx: _emit_changed(b, word, n, None, None), b.const(1, 64), None,
-            )  # fmt: skip

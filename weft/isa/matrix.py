@@ -101,7 +101,9 @@ def write_words(threads: Sequence, operand, bits: int, words: Sequence[Sequence[
 
 
 def in_written_order(m: Match) -> str:
-    """A `where`: the types are those of d, a, b and c in this order."""
+    """A `where`: the types are those of d, a, b and c in this order, and A's layout stands before B's."""
+    if m.get("row") and m.tokens.index("row") > m.tokens.index("col"):
+        return f"the layouts must be .row.col, found {m.text}"
     names = [str(m.get(slot)) for slot in ("dtype", "atype", "btype", "ctype")]
     return "" if written_types(m) == names else f"the types must be written in the order d, a, b, c, found {m.text}"
 

@@ -15,7 +15,7 @@ LOAD_TYPES = ("b8", "b16", "b32", "b64", "b128", "u8", "u16", "u32", "u64", "s8"
               "f64")  # fmt: skip
 SCOPES = ("cta", "cluster", "gpu", "sys")
 SPACES = {
-    "global": "global", "shared": "shared", "shared::cta": "shared", "shared::cluster": "shared", "local": "local",
+    "global": "global", "shared": "shared", "shared::cta": "shared", "shared::cluster": "cluster", "local": "local",
     "const": "const", "param": "param", "param::entry": "param", "param::func": "param",
 }  # fmt: skip
 EVICTION = ("L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate")

@@ -110,12 +110,18 @@ class CvtaToGeneric:
     def reference(t, m, ins):
         window = ADDRESS_WINDOWS[m.space]
         address = t.read(ins.operands[1], m.type)
+        if m.space.startswith("param"):
+            address = t.window("param") + ((address - t.window("param")) & 0xFFFFFFFF)
         t.write(ins.operands[0], m.type, address + t.window(window) if window else address)
 
     @staticmethod
     def emit(b, m, ins):
         window = ADDRESS_WINDOWS[m.space]
         address = b.read(ins.operands[1], 64)
+        if m.space.startswith("param") and address.base != b.parameter_base:
+            # Triton keeps addresses of parameters in 32 bits: their low half, which is all that is needed.
+            base = b.window("param")
+            address = b.add(base, b.zext(b.trunc(b.sub(address, base), 32), 64))
         b.write(ins.operands[0], b.add(address, b.window(window)) if window else address, 64)
 
 
@@ -147,13 +153,16 @@ class Cvta32:
 @instruction("isspacep.space p, a", space=("global", "local", "shared", "shared::cta", "shared::cluster"), raw=True,
              pipe="alu", ptx="2.0", sm=20, section="9.7.9.19")  # fmt: skip
 class Isspacep:
-    """Whether a generic address lies in a space's window; a global address lies in none."""
+    """Whether a generic address lies in a space's window; a global address lies in none. In a cluster, an address of
+    another block's shared memory is in shared::cluster but not in shared::cta."""
 
     @staticmethod
     def reference(t, m, ins):
         address = t.read(ins.operands[1], TYPES["u64"])
         inside = {name: 0 <= address - t.window(name) < WINDOW_BYTES for name in ("local", "shared")}
         result = not any(inside.values()) if m.space == "global" else inside[ADDRESS_WINDOWS[m.space]]
+        if result and m.space in ("shared", "shared::cta"):
+            result = t.rank_of(address - t.window("shared")) == t.special("%cluster_ctarank")
         t.write(ins.operands[0], TYPES["pred"], int(result))
 
     @staticmethod
@@ -162,7 +171,11 @@ class Isspacep:
         size = b.const(WINDOW_BYTES, 64)
         names = ("local", "shared") if m.space == "global" else (ADDRESS_WINDOWS[m.space],)
         inside = [b.icmp("ult", b.sub(address, b.window(name)), size) for name in names]
-        b.write(ins.operands[0], b.not_(b.or_(*inside)) if m.space == "global" else inside[0], 1)
+        result = b.not_(b.or_(*inside)) if m.space == "global" else inside[0]
+        if m.space in ("shared", "shared::cta") and b.uses_clusters:
+            rank = b.rank_of(b.sub(address, b.window("shared")))
+            result = b.and_(result, b.icmp("eq", rank, b.special("%cluster_ctarank", 32)))
+        b.write(ins.operands[0], result, 1)
 
 
 @instruction("isspacep.space p, a", space=("const", "param", "param::entry"), pipe="alu", ptx="3.1", sm=20,

@@ -1,7 +1,7 @@
 """The special registers: name -> type and meaning. Reading one is `mov`; lowering and interpreter give the values.
 
-Source: PTX ISA, "Special Registers". A block is a cluster of its own here, so the cluster registers describe clusters
-of one block. Performance counters, the environment (but envreg1 and envreg2) and reserved registers read as 0.
+Source: PTX ISA, "Special Registers". In a launch without clusters each block is a cluster of its own. Performance
+counters, the environment (but envreg1 and envreg2) and reserved registers read as 0.
 """
 
 from __future__ import annotations

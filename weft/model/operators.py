@@ -65,21 +65,21 @@ def launch_nothing(names: str) -> None:
 
 
 def base_name(name: str) -> str:
-    """The name without namespace, overload and the underscore of in-place forms: "aten::add_.Tensor" -> "add".
+    """The name without overload, the underscore of in-place forms, and the namespace aten: "aten::add_.Tensor" -> "add".
 
-    A name that is registered with its underscore or namespace keeps it.
+    A name that is registered with its underscore keeps it; operators of other libraries keep their namespace.
     """
     _load()
     space, _, rest = name.rpartition("::")
     base = rest.partition(".")[0]
-    for candidate in (f"{space}::{base}", base):
-        if candidate in RULES:
-            return candidate
-    shorter = base[:-1] if base.endswith("_") and not base.endswith("__") else base
-    for candidate in (f"{space}::{shorter}", shorter):
-        if candidate in RULES:
-            return candidate
-    return f"{space}::{shorter}" if space not in ("", "aten") else shorter
+    prefix = "" if space in ("", "aten") else f"{space}::"
+    if prefix + base in RULES:
+        return prefix + base
+    if base.endswith("_out"):
+        base = base[: -len("_out")]
+    elif base.endswith("_") and not base.endswith("__"):
+        base = base[:-1]
+    return prefix + base
 
 
 _loaded = False

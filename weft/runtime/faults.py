@@ -44,6 +44,7 @@ _KINDS: dict[FaultKind, tuple[type[KernelFault], str]] = {
     FaultKind.BARRIER: (KernelFault, "illegal barrier: a bad barrier number or thread count"),
     FaultKind.HOST: (KernelFault, "unspecified launch failure: a call to the host failed"),
     FaultKind.DESCRIPTOR: (KernelFault, "illegal instruction parameter"),
+    FaultKind.CLUSTER: (KernelFault, "cluster misuse"),
 }
 
 
@@ -80,6 +81,9 @@ def make_fault(fault: abi.Fault, kernel: CompiledKernel, grid: Dim3, arena: Aren
         message += f", {explained}"
     elif kind == FaultKind.DESCRIPTOR:
         message += f": {_describe_descriptor(fault)}"
+    elif kind == FaultKind.CLUSTER:
+        message += f": {_describe_cluster(arena, fault)}"
+        address = fault.address if fault.size == abi.CLUSTER_EXITED else None
     elif kind == FaultKind.DEADLOCK:
         waits = list(describe_waiting(kernel, grid, workers))
         shown = "; ".join(waits[:MAX_WAITING_SHOWN])
@@ -105,6 +109,16 @@ def _describe_access(site: Site | None, size: int) -> str:
     if verb is None:
         return f"an access of {bytes_}" + (f" ({text})" if text else "")
     return f"{verb} of {bytes_} ({opcode}.{rest})"
+
+
+def _describe_cluster(arena: Arena, fault: abi.Fault) -> str:
+    offset = fault.address - arena.shared_window
+    return {
+        abi.CLUSTER_EXITED: f"an access to shared memory of block {offset // abi.CLUSTER_STRIDE - 1} of the cluster, "
+        "which has exited; let no block exit before the others are done (cluster.sync() at the end)",
+        abi.CLUSTER_ARRIVED_TWICE: "a thread arrives at the cluster's barrier again without having waited",
+        abi.CLUSTER_NOT_ARRIVED: "a thread waits at the cluster's barrier without having arrived",
+    }[fault.size]
 
 
 def _describe_descriptor(fault: abi.Fault) -> str:
@@ -178,6 +192,8 @@ def _describe_wait(kernel: CompiledKernel, barriers: int, record: abi.WarpRecord
     if 0 <= record.site < len(kernel.sites):
         site = kernel.sites[record.site]
         where = f" at {site.location or f'PTX line {site.ptx_line}'} ({site.text})"
+    if record.status == abi.WARP_CLUSTER:
+        return f"waits{where} for the cluster's barrier: not all warps of the cluster have arrived"
     if record.status == abi.WARP_BARRIER:
         barrier = abi.Barrier.from_address(barriers + 64 * record.barrier)
         expected = record.expected or "all"

@@ -17,10 +17,10 @@ from weft.chips import Chip
 from weft.codegen import abi
 from weft.errors import (
     CooperativeLaunchError,
+    InvalidClusterSizeError,
     InvalidConfigurationError,
     KernelFault,
     LaunchResourcesError,
-    UnsupportedError,
 )
 from weft.runtime.faults import make_fault, make_timeout
 from weft.runtime.hostcalls import HOST_CALL_ADDRESS, running
@@ -39,6 +39,7 @@ DIRECT_WARPS = 128
 # Up to so many the calling thread takes part, and does not wait for workers that wake up late; Ctrl-C takes effect at
 # the end of the launch.
 SHORT_WARPS = 1 << 15
+PORTABLE_CLUSTER_BLOCKS = 8  # of a cluster that runs on every chip with clusters
 MAX_CHUNK = 64  # blocks that a worker claims at a time, at most
 CLAIMS_PER_WORKER = 32  # at least so many claims each, for balance
 FIRST_RESIDENT = 8  # block memories to begin with where blocks can be suspended
@@ -83,25 +84,73 @@ def check_directives(kernel: str, directives: dict[str, tuple], block: Dim3) -> 
                 f"too many resources requested for launch: kernel {kernel} was compiled for at most {most} threads per "
                 f"block (__launch_bounds__, .maxntid), found {block.count}"
             )
-    cluster = Dim3(*directives["reqnctapercluster"]) if directives.get("reqnctapercluster") else Dim3()
-    if cluster.count > 1:
-        raise UnsupportedError(
-            f"kernel {kernel} is to be launched in clusters of {tuple(cluster)}; Weft has no clusters yet"
+
+
+def find_cluster(chip: Chip, kernel: Kernel, grid: Dim3, asked: Dim3 | None) -> Dim3 | None:
+    """The shape of a launch's clusters in blocks: what was asked for or what the kernel declares, None for neither.
+
+    Raises InvalidClusterSizeError or InvalidConfigurationError for a shape that the chip, the kernel or the grid does
+    not allow (CUDA Programming Guide, "Thread Block Clusters"; PTX ISA, "Cluster Dimension Directives").
+    """
+    directives = kernel.directives
+    declared = Dim3(*directives["reqnctapercluster"]) if directives.get("reqnctapercluster") else None
+    if asked is not None and declared is not None and asked != declared:
+        raise InvalidClusterSizeError(
+            f"invalid cluster size: kernel {kernel.name} was compiled for clusters of {tuple(declared)} "
+            f"(__cluster_dims__, .reqnctapercluster), found {tuple(asked)}"
         )
+    cluster = asked if asked is not None else declared
+    if cluster is None:
+        if "explicitcluster" in directives:
+            raise InvalidClusterSizeError(
+                f"invalid cluster size: kernel {kernel.name} must be launched with a cluster shape (.explicitcluster): "
+                "pass cluster=(x, y, z)"
+            )
+        return None
+    if min(cluster) < 1:
+        raise InvalidClusterSizeError(f"invalid cluster size: kernel {kernel.name}: cluster {tuple(cluster)}")
+    if chip.capability.version < (9, 0):
+        raise InvalidClusterSizeError(
+            f"invalid cluster size: kernel {kernel.name}: {chip.name} (compute capability {chip.capability}) has no "
+            "clusters; they came with 9.0"
+        )
+    most = abi.MAX_CLUSTER_BLOCKS if kernel.non_portable_cluster_size_allowed else PORTABLE_CLUSTER_BLOCKS
+    limit, why = most, ""
+    if directives.get("maxclusterrank"):
+        limit, why = min(most, directives["maxclusterrank"][0]), " (.maxclusterrank)"
+    if cluster.count > limit:
+        hint = ""
+        if limit == PORTABLE_CLUSTER_BLOCKS and not why:
+            hint = f"; up to {abi.MAX_CLUSTER_BLOCKS} with kernel.non_portable_cluster_size_allowed = True"
+        raise InvalidClusterSizeError(
+            f"invalid cluster size: kernel {kernel.name}: clusters of {tuple(cluster)} have {cluster.count} blocks, "
+            f"{limit} are allowed{why}{hint}"
+        )
+    if any(n % c for n, c in zip(grid, cluster)):
+        raise InvalidConfigurationError(
+            f"invalid configuration argument: kernel {kernel.name}: a grid of {tuple(grid)} blocks is not made of whole "
+            f"clusters of {tuple(cluster)}"
+        )
+    return cluster
 
 
 class PreparedLaunch:
     """A kernel with its launch shape: `kernel[grid, block]`. Call it with the kernel's arguments.
 
-    Attributes: kernel, device, grid, block, shared_bytes (dynamic), cooperative.
+    Attributes: kernel, device, grid, block, shared_bytes (dynamic), cooperative, cluster (blocks, or None).
     """
 
-    def __init__(self, kernel: Kernel, grid: Dim3, block: Dim3, stream: Any, shared_bytes: int, cooperative: bool):
+    def __init__(
+        self, kernel: Kernel, grid: Dim3, block: Dim3, stream: Any, shared_bytes: int, cooperative: bool,
+        cluster: Dim3 | None = None,
+    ):  # fmt: skip
         self.kernel, self.device = kernel, kernel.device
         self.grid, self.block = grid, block
         self.stream, self.shared_bytes, self.cooperative = stream, shared_bytes, cooperative
+        self.asked_cluster = cluster
         check_shape(self.device.chip, kernel.name, grid, block)
         check_directives(kernel.name, kernel.directives, block)
+        self.cluster = find_cluster(self.device.chip, kernel, grid, cluster)
         self._check_shared(0)
         self._ready = False
         self._lock = self.device.lock
@@ -149,7 +198,9 @@ class PreparedLaunch:
         self.stride = abi.block_layout(compiled.warps, compiled.frame_bytes, shared, compiled.local_bytes)["stride"]
         suspends = compiled.has_barriers or compiled.may_spin
         self.max_blocks = total if suspends else 1
-        self.first_capacity = total if self.cooperative else min(self.max_blocks, max(FIRST_RESIDENT, compiled.gang))
+        cluster = self.cluster or Dim3()
+        resident = max(FIRST_RESIDENT, compiled.gang, cluster.count)
+        self.first_capacity = total if self.cooperative else min(self.max_blocks, resident)
         finite = not compiled.has_loops and not compiled.may_spin
         self._direct = finite and total * compiled.warps <= DIRECT_WARPS
         self._short = finite and total * compiled.warps <= SHORT_WARPS
@@ -166,12 +217,16 @@ class PreparedLaunch:
         t.host_call = HOST_CALL_ADDRESS
         t.grid_workspace = device.workspace_address if self.cooperative else 0
         t.sm_count = device.chip.sm_count
+        t.cluster_x, t.cluster_y, t.cluster_z = cluster
+        t.explicit_cluster = self.cluster is not None
         self._divide(device.threads, device.seed)
         self._ready = True
 
     def _divide(self, workers: int, seed: int) -> None:
         """How the blocks are shared out among at most `workers` workers, in what order."""
         total = self.grid.count
+        if self.compiled.uses_clusters and self.cluster is not None:
+            total //= self.cluster.count  # whole clusters are claimed, and put in order
         if self.compiled.gang > 1:
             chunk = min(self.compiled.gang, -(-total // workers))
         else:
@@ -201,7 +256,8 @@ class PreparedLaunch:
     def __call__(self, *args: Any, **options: Any) -> None:
         """Runs the kernel and waits for it.
 
-        Options: stream, shared_bytes, cooperative, time_limit (seconds), deterministic, seed. Raises what
+        Options: stream, shared_bytes, cooperative, cluster (a shape in blocks), time_limit (seconds), deterministic,
+        seed. Raises what
         ArgumentPacker.pack raises for bad arguments, the errors of weft.errors for a shape that the chip refuses or a
         fault in the kernel, KeyboardInterrupt after Ctrl-C. The device works afterwards in every case.
         """
@@ -220,7 +276,9 @@ class PreparedLaunch:
             self._execute(device.time_limit)
 
     def _launch_with(self, args: tuple, options: dict[str, Any]) -> None:
-        unknown = options.keys() - {"stream", "shared_bytes", "cooperative", "time_limit", "deterministic", "seed"}
+        unknown = options.keys() - {
+            "stream", "shared_bytes", "cooperative", "cluster", "time_limit", "deterministic", "seed",
+        }  # fmt: skip
         if unknown:
             raise TypeError(
                 f"kernel {self.kernel.name}: unknown launch option {', '.join(sorted(unknown))}; a kernel's arguments "
@@ -230,7 +288,7 @@ class PreparedLaunch:
         device.check_open()
         other = self.kernel.prepared(
             self.grid, self.block, options.get("stream", self.stream), options.get("shared_bytes", self.shared_bytes),
-            bool(options.get("cooperative", self.cooperative)),
+            bool(options.get("cooperative", self.cooperative)), options.get("cluster", self.asked_cluster),
         )  # fmt: skip
         limit = options.get("time_limit", device.time_limit)
         if limit is not None and not limit > 0:

@@ -310,7 +310,8 @@ class Kernel:
     """One kernel of a program. `kernel[grid, block](*args)` launches it; also [grid, block, stream, shared_bytes].
 
     Attributes: name, params, device, program, max_dynamic_shared_bytes (None: whatever the chip allows; a number is a
-    stricter limit, as cudaFuncSetAttribute's).
+    stricter limit, as cudaFuncSetAttribute's), non_portable_cluster_size_allowed (clusters of up to 16 blocks instead
+    of 8, as cudaFuncAttributeNonPortableClusterSizeAllowed).
     """
 
     def __init__(self, program: Program, info: KernelInfo):
@@ -318,6 +319,7 @@ class Kernel:
         self.name, self.params, self.directives = info.name, info.params, info.directives
         self.packer = ArgumentPacker(info.name, info.params, self.device)
         self.max_dynamic_shared_bytes: int | None = None
+        self.non_portable_cluster_size_allowed = False
         self._prepared: dict[Any, PreparedLaunch] = {}
         self._last_block: Dim3 | None = None
 
@@ -358,7 +360,7 @@ class Kernel:
             raise TypeError(f"kernel {self.name}: bad {what} {value!r}: expected an int or up to three") from None
 
     def prepared(self, grid: Dim3, block: Dim3, stream: Any = None, shared_bytes: int = 0,
-                 cooperative: bool = False) -> PreparedLaunch:  # fmt: skip
+                 cooperative: bool = False, cluster: Any = None) -> PreparedLaunch:  # fmt: skip
         """The launch of that shape, from memory or made now."""
         if not (stream is None or stream == 0 or (isinstance(stream, Stream) and stream.device is self.device)):
             other = "a stream of another device" if isinstance(stream, Stream) else repr(stream)
@@ -368,12 +370,16 @@ class Kernel:
         shared = shared_bytes.__index__()
         if shared < 0:
             raise InvalidValueError(f"invalid argument: kernel {self.name}: {shared} bytes of dynamic shared memory")
-        key = ("shape", grid, block, shared, cooperative, self.max_dynamic_shared_bytes)
+        shape = None if cluster is None else self._shape("cluster", cluster)
+        key = ("shape", grid, block, shared, cooperative, self.max_dynamic_shared_bytes, shape,
+               self.non_portable_cluster_size_allowed)  # fmt: skip
         found = self._prepared.get(key)
         if found is None:
             if len(self._prepared) >= MAX_PREPARED:
                 self._prepared.clear()
-            found = self._prepared[key] = PreparedLaunch(self, grid, block, stream, shared, cooperative)
+            found = self._prepared[key] = PreparedLaunch(
+                self, grid, block, stream, shared, cooperative, shape
+            )
         return found
 
     def compiled_for(self, block: Dim3, small_grid: bool = True) -> CompiledKernel:

@@ -1,11 +1,12 @@
 """PyTorch programs on virtual GPUs: an imported torch (its CPU build) in, one whose device="cuda" works out.
 
-`arm` runs before torch is imported and lets torch.cuda find its bindings (bindings.py); `attach` runs after and does the
-rest: the device guard and hooks (hooks.py), tensors (tensors.py), kernels (registration.py). Programs need no change.
+`arm` runs before torch is imported and lets torch.cuda find its bindings (bindings.py); `attach` runs after and does
+the rest: kernels (registration.py) on tensors that lie in host memory (tensors.py). Programs need no change.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import warnings
@@ -51,7 +52,15 @@ class _CudaFinder(MetaPathFinder):
 
 def arm() -> None:
     """Waits for the import of torch.cuda, which comes in the middle of torch's."""
-    sys.meta_path.insert(0, _CudaFinder())
+    if "torch.cuda" not in sys.modules:
+        sys.meta_path.insert(0, _CudaFinder())
+
+
+class _Progress:
+    """prepared, attached: which steps this process has behind it."""
+
+    prepared = False
+    attached = False
 
 
 def prepare(torch: ModuleType) -> None:
@@ -73,15 +82,29 @@ def prepare(torch: ModuleType) -> None:
     from weft.frontends.torch.bindings import fill_bindings
 
     fill_bindings()
+    _Progress.prepared = True
+
+
+def reload_cuda(torch: ModuleType) -> None:
+    """Lets torch.cuda look for its bindings again, in a process that imported torch before Weft was asked for."""
+    for name in ("streams", "graphs", "memory", "nvtx", "random"):
+        importlib.reload(sys.modules[f"torch.cuda.{name}"])
+    importlib.reload(torch.cuda)
 
 
 def attach(torch: ModuleType) -> None:
     """Registers the kernels and puts right what a CPU build says of itself, once torch is imported."""
+    if _Progress.attached:
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if not _Progress.prepared:
+            prepare(torch)
+            reload_cuda(torch)
         from weft.frontends.torch.layout import check_layout
 
         check_layout(torch)
         from weft.frontends.torch.start import start
 
         start()
+    _Progress.attached = True

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from weft import timeline as timelines
 from weft.frontends.torch import graphs, streams
 from weft.frontends.torch.gpus import find_gpu, gpus, invalid_ordinal
 from weft.frontends.torch.nvtx import nvtx
 from weft.frontends.torch.properties import CudaDeviceProperties, architectures
 from weft.frontends.torch.random import make_default_generators
+from weft.frontends.torch.recording import current_timeline
 
 _C = torch._C
 CUDA_VERSION = 13000  # the CUDA runtime that torch reports: major * 1000 + minor * 10
@@ -27,7 +27,7 @@ NCCL_VERSION = (2, 28, 9)
 
 
 class BindingState:
-    """sync_debug_mode: 0, 1 (warn) or 2 (raise); process: the one that initialised CUDA, since a fork must not use it."""
+    """sync_debug_mode: 0, 1 (warn) or 2 (raise); process: the one that initialised CUDA, which its forks cannot use."""
 
     sync_debug_mode = 0
     process = 0
@@ -130,7 +130,7 @@ def get_blas_handle() -> int:
 
 def sleep(cycles: int) -> None:
     """torch.cuda._sleep: a kernel that spins for some cycles; on the timeline it is a stretch of host work."""
-    timeline = timelines.current()
+    timeline = current_timeline()
     if timeline is not None:
         timeline.host(cycles / (gpus[get_device()].chip.boost_clock or 1e9), "sleep")
 

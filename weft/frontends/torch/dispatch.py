@@ -15,19 +15,19 @@ from typing import Any
 import torch
 
 from weft.frontends.torch import gpus as gpus_module
-from weft.frontends.torch.gpus import StreamState, current_stream
 from weft.frontends.torch.devicecheck import check_same_device, host_of, hosts_of, refuse_mixed
-from weft.frontends.torch.layout import device_code, storage_at, tensor_at
+from weft.frontends.torch.gpus import StreamState, current_stream
+from weft.frontends.torch.layout import dlpack_cuda, word_at
 from weft.frontends.torch.recording import recorder
 from weft.frontends.torch.retry import retry
 from weft.frontends.torch.tensors import (
-    KEYS_CHANGE,
-    Tensor,
-    follow_twin,
-    share,
-    sparse_to_cuda,
+    adopt_result,
+    cpu_device,
+    export,
+    out_twin,
+    take_in,
+    to_cuda,
     to_cuda_anything,
-    torch_device_cpu,
 )
 
 _C = torch._C
@@ -35,14 +35,16 @@ _C = torch._C
 # Python's own bindings parse arguments faster than the operator objects do. The same signature is assured for these.
 _QUICK_FUNCTIONS = frozenset("""
     add.Tensor sub.Tensor mul.Tensor div.Tensor mm bmm addmm relu sigmoid tanh exp log sqrt rsqrt neg abs sin cos
-    eq.Tensor ne.Tensor lt.Tensor gt.Tensor le.Tensor ge.Tensor eq.Scalar ne.Scalar lt.Scalar gt.Scalar pow.Tensor_Scalar
-    where.self maximum minimum logical_not isnan
+    eq.Tensor ne.Tensor lt.Tensor gt.Tensor le.Tensor ge.Tensor eq.Scalar ne.Scalar lt.Scalar gt.Scalar
+    pow.Tensor_Scalar where.self maximum minimum logical_not isnan
 """.split())
 _QUICK_METHODS = frozenset("""
     add_.Tensor sub_.Tensor mul_.Tensor div_.Tensor relu_ zero_ fill_.Scalar addcmul_ addcdiv_ sqrt_ clamp_
 """.split())
 
-_TENSOR_KINDS = {"Tensor": "one", "Optional[Tensor]": "optional", "List[Tensor]": "many", "List[Optional[Tensor]]": "many"}
+_TENSOR_KINDS = {
+    "Tensor": "one", "Optional[Tensor]": "optional", "List[Tensor]": "many", "List[Optional[Tensor]]": "many",
+}  # fmt: skip
 
 
 class Entry:
@@ -173,7 +175,11 @@ def write_kernel(entry: Entry, operator: Any, namespace: dict[str, Any], devices
         kind, var = _kind_of(argument), variable[argument.name]
         label = f"{argument.name}=" if argument.kwarg_only else ""
         host = f"h_{var}"
-        if kind == "one":
+        if argument.is_out and kind == "one":
+            out.write(f"{host} = out_twin({var})")
+        elif argument.is_out and kind == "many":
+            out.write(f"{host} = [out_twin(t) for t in {var}]")
+        elif kind == "one":
             out.write("try:", f"    {host} = {var}._weft", "except AttributeError:")
             out.write(f"    {host} = host_of({var}, {name}, {argument.name!r}, {seen})")
         elif kind == "optional":
@@ -208,7 +214,7 @@ def write_kernel(entry: Entry, operator: Any, namespace: dict[str, Any], devices
     elif len(targets) == 1 and targets[0] is not None:
         var = variable[targets[0].name]
         if targets[0].is_out:
-            out.write(f"if h_{var}.shape != {var}.shape:", f"    follow_twin({var}, h_{var})")
+            out.write(f"if h_{var}.shape != {var}.shape:", f"    adopt_result({var}, h_{var})")
         out.write(f"e = {var}")
     elif len(targets) == 1 and str(schema.returns[0].type) == "Tensor":
         _write_adoption(out, index, devices)
@@ -222,7 +228,7 @@ def write_kernel(entry: Entry, operator: Any, namespace: dict[str, Any], devices
             else:
                 var = variable[target.name]
                 if target.is_out:
-                    out.write(f"if h_{var}.shape != {var}.shape:", f"    follow_twin({var}, h_{var})")
+                    out.write(f"if h_{var}.shape != {var}.shape:", f"    adopt_result({var}, h_{var})")
                 parts.append(var)
         out.write(f"e = ({', '.join(parts)})")
     out.write("if recorder.sink is not None:")
@@ -237,29 +243,25 @@ def _write_in_place(out: _Writer, tensors: list[Any], variable: dict[str, str]) 
         if argument.is_out and _kind_of(argument) == "many":
             var = variable[argument.name]
             out.write(f"for t, h in zip({var}, h_{var}):")
-            out.write("    if t.shape != h.shape:", "        follow_twin(t, h)")
+            out.write("    if t.shape != h.shape:", "        adopt_result(t, h)")
 
 
 def _write_adoption(out: _Writer, index: str, devices: int) -> None:
     """What to_cuda does, in line."""
-    code = device_code(0) if index == "0" else "device_code(d)"
+    device = str(dlpack_cuda(0)) if index == "0" else "dlpack_cuda(d)"
     allocate = "allocate_0" if index == "0" else "gpus[d].allocator.allocate"
     out.write(
-        "e = share(r)",
-        "f = tensor_at(e._cdata)",
-        "f.keys ^= KEYS_CHANGE",
-        f"f.device = {code}",
         "try:",
-        "    s = r.untyped_storage()",
-        "except NotImplementedError:",
-        f"    e = sparse_to_cuda(r, {index})",
+        "    c = export(r)",
+        "except Exception:",
+        f"    e = to_cuda(r, {index})",
         "else:",
-        "    g = storage_at(s._cdata)",
-        f"    if g.device != {code}:",
-        "        n = g.size",
-        "        if n:",
-        f"            s._weft = {allocate}(n, current_stream({index})) if StreamState.used else {allocate}(n)",
-        f"        g.device = {code}",
+        f"    word_at(word_at(id(c) + 16).value + 8).value = {device}",
+        "    e = take_in(c)",
+        "    s = e.untyped_storage()",
+        "    n = s.nbytes()",
+        "    if n:",
+        f"        s._weft = {allocate}(n, current_stream({index})) if StreamState.used else {allocate}(n)",
         "    e._weft = r",
     )
 
@@ -267,7 +269,7 @@ def _write_adoption(out: _Writer, index: str, devices: int) -> None:
 # ---------------------------------------------------------------- kernels that are written when they are first called
 def _specialise(*args: Any, _entry: Entry, **kwargs: Any) -> Any:
     """Stands in for every kernel until its first call, then becomes it."""
-    specialise_entry(_entry)  # noqa: F821
+    specialise_entry(_entry)
     return _entry.function(*args, **kwargs)
 
 
@@ -284,11 +286,11 @@ def specialise_entry(entry: Entry) -> None:
 
 namespace: dict[str, Any] = {
     "specialise_entry": specialise_entry, "without_modes": without_modes, "depth": _C._len_torch_function_stack,
-    "share": share, "tensor_at": tensor_at, "storage_at": storage_at, "KEYS_CHANGE": KEYS_CHANGE,
-    "StreamState": StreamState, "current_stream": current_stream, "recorder": recorder, "follow_twin": follow_twin,
-    "sparse_to_cuda": sparse_to_cuda, "to_cuda_anything": to_cuda_anything, "cpu_device": torch_device_cpu,
+    "export": export, "take_in": take_in, "word_at": word_at, "dlpack_cuda": dlpack_cuda, "to_cuda": to_cuda,
+    "StreamState": StreamState, "current_stream": current_stream, "recorder": recorder, "adopt_result": adopt_result,
+    "to_cuda_anything": to_cuda_anything, "cpu_device": cpu_device, "out_twin": out_twin,
     "host_of": host_of, "hosts_of": hosts_of, "check_same_device": check_same_device, "retry": retry,
-    "device_code": device_code, "gpus": gpus_module.gpus, "refuse_mixed": refuse_mixed,
+    "gpus": gpus_module.gpus, "refuse_mixed": refuse_mixed,
 }  # fmt: skip
 
 

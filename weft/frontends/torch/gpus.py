@@ -13,14 +13,13 @@ from weft.frontends.torch.memory import CachingAllocator
 
 
 class Gpu:
-    """One device: index, chip, allocator, torch_device, and the generator that its random operators use by default.
+    """One device: index, chip, allocator, and the generator that its random operators use by default.
 
     device is the weft.Device that kernels run on.
     """
 
     def __init__(self, index: int, device: Any):
         self.index, self.device, self.chip = index, device, device.chip
-        self.torch_device = torch._C.device("cuda", index)
         self.allocator = CachingAllocator(index, device.chip.memory_bytes, torch._C.OutOfMemoryError, self._own_bytes)
         self.generator: Any = None
 
@@ -47,7 +46,7 @@ def current_stream(index: int) -> int:
 
 
 def make_gpus() -> list[Gpu]:
-    """Fills `gpus` from the virtual devices of this process. Raises InvalidValueError for more than PyTorch can have."""
+    """Fills `gpus` from the virtual devices of this process. Raises InvalidValueError for more than eight."""
     devices = virtual_devices()
     if len(devices) > MAX_DEVICES:
         raise InvalidValueError(

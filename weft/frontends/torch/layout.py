@@ -1,33 +1,26 @@
-"""Where PyTorch's C++ objects keep the few fields that make a tensor a CUDA tensor: addresses in, overlays out.
+"""Where PyTorch's C++ objects keep the few fields that cannot be reached from Python: addresses in, overlays out.
 
-A CUDA tensor here is an ordinary torch.Tensor on host memory whose TensorImpl says so in two fields: the device and the
-set of dispatch keys. Storages and generators have a device field too. The offsets belong to the x86-64 and AArch64
-builds of the versions in versions.py; `check_layout` reads them against live objects before anything is written.
+The offsets belong to the 64-bit builds of the versions in versions.py; `check_layout` reads every field against live
+objects before anything is written.
 
-Sources: c10/core/TensorImpl.h, StorageImpl.h, GeneratorImpl.h, Device.h of PyTorch 2.13.
+Sources: c10/core/StorageImpl.h and GeneratorImpl.h of PyTorch 2.13, ATen/dlpack.h (DLPack 1.x), Include/cpython of
+Python 3.11 to 3.13 (a capsule's pointer follows the object's header).
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from typing import Any
 
 from weft.errors import UnsupportedError
 from weft.frontends.torch.versions import RANGE
 
-CPU, CUDA, META = 0, 1, 14  # c10::DeviceType
-NO_INDEX = 0xFF00  # a Device's index -1, the way the CPU has it
+CPU, CUDA = 0, 1  # c10::DeviceType
+NO_INDEX = 0xFF00  # a c10::Device's index -1, the way the CPU has it
+DLPACK_CPU = 1  # DLDevice: its type, and the index in the upper half
 
-
-class TensorFields(ctypes.Structure):
-    """A TensorImpl. device: c10::Device as type + 256 * index; keys: the DispatchKeySet."""
-
-    _fields_ = (
-        ("_before", ctypes.c_char * 162),
-        ("device", ctypes.c_uint16),
-        ("_between", ctypes.c_char * 4),
-        ("keys", ctypes.c_uint64),
-    )
+word_at = ctypes.c_uint64.from_address
 
 
 class StorageFields(ctypes.Structure):
@@ -57,37 +50,31 @@ class GeneratorFields(ctypes.Structure):
     )
 
 
-tensor_at = TensorFields.from_address
 storage_at = StorageFields.from_address
 generator_at = GeneratorFields.from_address
 
 
 def device_code(index: int) -> int:
-    """The c10::Device of cuda:index as TensorFields has it."""
+    """The c10::Device of cuda:index."""
     return CUDA | index << 8
 
 
-def keys_of(torch: Any, device: str) -> int:
-    """The dispatch keys of an ordinary dense tensor on a device type, as TensorFields has them."""
-    keys = torch._C.DispatchKey
-    found = torch._C.DispatchKeySet(getattr(keys, device))
-    for name in (f"Autograd{device}", "ADInplaceOrView", f"Autocast{device}"):
-        if hasattr(keys, name):
-            found = found | torch._C.DispatchKeySet(getattr(keys, name))
-    return found.raw_repr()
+def dlpack_cuda(index: int) -> int:
+    """The DLDevice of cuda:index."""
+    return 2 | index << 32
 
 
 def check_layout(torch: Any) -> None:
     """Reads every field that is used from live objects. Raises UnsupportedError where one holds something else."""
     problems = []
     tensor = torch.empty(7)
-    fields = tensor_at(tensor._cdata)
-    raw = torch._C._dispatch_keys(tensor).raw_repr()
-    meta = tensor_at(torch.empty(7, device="meta")._cdata)
-    if (fields.device, fields.keys, meta.device) != (CPU | NO_INDEX, raw, META | NO_INDEX):
-        problems.append("tensors")
-    if tensor.device.type != "cpu" or keys_of(torch, "CPU") != raw:
-        problems.append("dispatch keys")
+    capsule = torch._C._to_dlpack(tensor)
+    if object.__basicsize__ != 16 or sys.maxsize >> 32 == 0:
+        problems.append("capsules (of this Python)")
+    elif word_at(word_at(id(capsule) + 16).value).value != tensor.data_ptr():
+        problems.append("DLPack capsules")
+    elif word_at(word_at(id(capsule) + 16).value + 8).value != DLPACK_CPU:
+        problems.append("DLPack devices")
     storage = tensor.untyped_storage()
     memory = storage_at(storage._cdata)
     if (memory.data, memory.size, memory.device) != (storage.data_ptr(), storage.nbytes(), CPU | NO_INDEX):

@@ -85,8 +85,8 @@ class Kind:
 
     __slots__ = (
         "bytes", "bytes_peak", "bytes_total", "count", "count_peak", "count_total", "free", "inactive",
-        "inactive_bytes", "inactive_bytes_peak", "inactive_bytes_total", "inactive_peak", "inactive_total", "requested", "requested_peak",
-        "requested_total", "reserved", "segments", "small",
+        "inactive_bytes", "inactive_bytes_peak", "inactive_bytes_total", "inactive_peak", "inactive_total",
+        "requested", "requested_peak", "requested_total", "reserved", "segments", "small",
     )  # fmt: skip
 
     def __init__(self, small: bool):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from weft import timeline as timelines
+from weft.frontends.torch.recording import current_timeline
 
 _depth = threading.local()
 _handles = itertools.count(1)
@@ -17,7 +17,7 @@ _handles = itertools.count(1)
 
 def range_push(message: str) -> int:
     """Opens a range; the depth that it has."""
-    timeline = timelines.current()
+    timeline = current_timeline()
     if timeline is not None:
         timeline.push_range(message, torch._C._accelerator_getDeviceIndex())
     depth = getattr(_depth, "value", 0)
@@ -30,7 +30,7 @@ def range_pop() -> int:
     depth = getattr(_depth, "value", 0)
     if depth == 0:
         return -2
-    timeline = timelines.current()
+    timeline = current_timeline()
     if timeline is not None:
         timeline.pop_range(torch._C._accelerator_getDeviceIndex())
     _depth.value = depth - 1
@@ -38,7 +38,7 @@ def range_pop() -> int:
 
 
 def mark(message: str) -> None:
-    timeline = timelines.current()
+    timeline = current_timeline()
     if timeline is not None:
         timeline.mark(message, torch._C._accelerator_getDeviceIndex())
 

@@ -7,6 +7,7 @@ keep their memory.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -54,10 +55,21 @@ def record(name: str, args: tuple, kwargs: dict, result: Any, device: int) -> No
         recorder.sink(name, args, kwargs, result, device)
 
 
-def connect(timeline: Any) -> None:
-    """Lets a timeline hear of every operator."""
-    from weft.frontends.torch.gpus import StreamState, current_stream
+def current_timeline() -> Any:
+    """The process's timeline (weft.timeline), None where nothing is recorded."""
+    module = sys.modules.get("weft.timeline")
+    return module.current() if module is not None else None
 
+
+def connect() -> None:
+    """Lets the process's timeline hear of every operator; makes one where there is none."""
+    from weft.frontends.torch.gpus import StreamState, current_stream, gpus
+
+    try:
+        from weft import timeline as timelines
+    except ImportError:
+        return
+    timeline = timelines.current() or timelines.start(gpus[0].chip, devices=len(gpus))
     operator = timeline.operator
 
     def to_timeline(name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:

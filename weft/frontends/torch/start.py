@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from weft import timeline as timelines
 from weft.frontends.torch import dispatch, patches, recording
 from weft.frontends.torch.gpus import gpus
 from weft.frontends.torch.registration import register_kernels
@@ -17,6 +16,5 @@ def start() -> None:
     guard_twins()
     register_kernels()
     patches.apply_patches()
-    timeline = timelines.current() or timelines.start(gpus[0].chip, devices=len(gpus))
-    recording.connect(timeline)
+    recording.connect()
     assert torch.cuda._is_compiled()

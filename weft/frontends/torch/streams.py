@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from weft import timeline as timelines
 from weft.frontends.torch.gpus import StreamState, find_gpu
 from weft.frontends.torch.layout import CUDA
+from weft.frontends.torch.recording import current_timeline
 
 _C = torch._C
 POOL_SIZE = 32  # streams per priority; PyTorch hands them out in turn
@@ -93,7 +93,7 @@ class CudaStreamBase(_C.Stream):
         return True
 
     def synchronize(self) -> None:
-        timeline = timelines.current()
+        timeline = current_timeline()
         if timeline is not None:
             timeline.synchronize(self.device_index, stream=self.stream_id)
 
@@ -150,13 +150,13 @@ class CudaEventBase(_C.Event):
             )
         if not self._number:
             self._number, self._device_index = next(_event_numbers), stream.device_index
-        timeline = timelines.current()
+        timeline = current_timeline()
         if timeline is not None:
             timeline.record_event(self._number, stream.stream_id, stream.device_index)
 
     def wait(self, stream: Any = None) -> None:
         stream = stream if stream is not None else torch.cuda.current_stream()
-        timeline = timelines.current()
+        timeline = current_timeline()
         if self._number and timeline is not None:
             timeline.wait_event(self._number, stream.stream_id, stream.device_index)
 
@@ -164,7 +164,7 @@ class CudaEventBase(_C.Event):
         return True
 
     def synchronize(self) -> None:
-        timeline = timelines.current()
+        timeline = current_timeline()
         if self._number and timeline is not None:
             timeline.synchronize(self._device_index, event=self._number)
 
@@ -174,13 +174,13 @@ class CudaEventBase(_C.Event):
             raise ValueError("Both events must be created with argument 'enable_timing=True'.")
         if not self._number or not other._number:
             raise ValueError("Both events must be recorded before calculating elapsed time.")
-        timeline = timelines.current()
+        timeline = current_timeline()
         assert timeline is not None, "events need a timeline"
         return timeline.elapsed(self._number, other._number)
 
 
 def synchronize_device(index: int | None = None) -> None:
     """torch.cuda.synchronize(): the host's clock waits for all streams of the device."""
-    timeline = timelines.current()
+    timeline = current_timeline()
     if timeline is not None:
         timeline.synchronize(find_gpu(index).index)

@@ -1,73 +1,70 @@
-"""CUDA tensors on host memory: a CPU tensor in, a CUDA tensor of the same storage out, and back.
+"""CUDA tensors on host memory: a CPU tensor in, a CUDA tensor on the same memory out, and back.
 
-Every CUDA tensor is an ordinary torch.Tensor whose TensorImpl names the device (layout.py). Its host twin is a CPU
-tensor of the same storage, sizes and strides: CPU kernels compute on twins. The twin is kept in the tensor's attribute
-`_weft` and dropped where the tensor's storage or shape changes in place. What the storage takes of the GPU's memory is
-held by the attribute `_weft` of the storage.
+Every CUDA tensor is an ordinary torch.Tensor whose storage says cuda:N and points at host memory. It is made through
+DLPack: PyTorch exports the CPU tensor, the device in the exchanged structure is changed, PyTorch imports it; one
+microsecond, and the storage keeps the CPU tensor alive by itself. The CPU tensor is the CUDA tensor's host twin: CPU
+kernels compute on twins. A tensor keeps its twin in the attribute `_weft`, which is dropped where the tensor's storage
+or shape changes in place. What a storage takes of the GPU's memory is held by the attribute `_weft` of the storage.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import mmap
 from typing import Any
 
 import torch
 
 from weft.frontends.torch.gpus import current_stream, gpus
-from weft.frontends.torch.layout import CPU, NO_INDEX, device_code, keys_of, storage_at, tensor_at
+from weft.frontends.torch.layout import DLPACK_CPU, dlpack_cuda, storage_at, word_at
 
 Tensor = torch.Tensor
-HOST_CODE = CPU | NO_INDEX
 KEYS_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-# What differs between the dispatch keys of a host twin and its CUDA tensor.
-KEYS_CHANGE = keys_of(torch, "CPU") ^ keys_of(torch, "CUDA")
 
-# `.data` is a new TensorImpl of the same storage with a version counter of its own, in a third of a microsecond.
+export = torch._C._to_dlpack
+take_in = torch._C._from_dlpack
+# `.data` is a new TensorImpl of the same storage, in a third of a microsecond.
 share = Tensor.data.__get__
 _set_data = Tensor.data.__set__
 _set_storage = torch.ops.aten.set_.source_Storage_storage_offset._handle.redispatch_boxed
 
-torch_device_cpu = torch.device("cpu")
+cpu_device = torch.device("cpu")
 
 
 # ---------------------------------------------------------------- host -> CUDA
 def to_cuda(host: Tensor, index: int) -> Tensor:
-    """A CUDA tensor on the memory of a CPU tensor, which becomes its twin. New memory is charged to the GPU.
+    """A CUDA tensor on the memory of a CPU tensor, which becomes its twin. The memory is charged to the GPU.
 
     Raises torch.OutOfMemoryError.
     """
-    if host.layout is not torch.strided:
-        return sparse_to_cuda(host, index)
-    code = device_code(index)
-    storage = host.untyped_storage()
-    if storage_at(storage._cdata).device != code:
-        charge(storage, index)
-    tensor = share(host)
-    fields = tensor_at(tensor._cdata)
-    fields.keys ^= KEYS_CHANGE
-    fields.device = code
+    try:
+        capsule = export(host)
+    except Exception:
+        return _other_to_cuda(host, index)
+    # A capsule's pointer follows the object's header; the device follows the first pointer behind it.
+    word_at(word_at(id(capsule) + 16).value + 8).value = dlpack_cuda(index)
+    tensor = take_in(capsule)
+    storage = tensor.untyped_storage()
+    size = storage.nbytes()
+    if size:
+        storage._weft = gpus[index].allocator.allocate(size, current_stream(index))
     tensor._weft = host
     return tensor
 
 
-def charge(storage: Any, index: int) -> None:
-    """Makes a host storage one of the GPU's, and its size count as allocated there."""
-    fields = storage_at(storage._cdata)
-    if fields.size:
-        storage._weft = gpus[index].allocator.allocate(fields.size, current_stream(index))
-    fields.device = device_code(index)
+def _other_to_cuda(host: Tensor, index: int) -> Tensor:
+    """to_cuda for what DLPack does not carry: conjugate and negative views, sparse layouts, quantised tensors."""
+    if host.layout is not torch.strided or host.is_quantized:
+        from weft.frontends.torch.sparse import assemble_on_cuda
 
-
-def recharge(storage: Any, index: int) -> None:
-    """After a CUDA storage's memory was replaced (by resize_): the GPU's block follows."""
-    storage._weft = None
-    charge(storage, index)
-
-
-def sparse_to_cuda(host: Tensor, index: int) -> Tensor:
-    """to_cuda for the sparse layouts."""
-    from weft.frontends.torch.sparse import assemble_on_cuda
-
-    return assemble_on_cuda(host, index)
+        return assemble_on_cuda(host, index)
+    if host.requires_grad:
+        return to_cuda(host.detach(), index)
+    if host.is_conj():
+        return torch._conj(to_cuda(torch._conj(host), index))
+    assert host.is_neg(), (host.dtype, host.layout)
+    return torch._neg_view(to_cuda(torch._neg_view(host), index))
 
 
 # ---------------------------------------------------------------- CUDA -> host
@@ -81,14 +78,20 @@ def to_host(tensor: Tensor) -> Tensor:
 
 def make_twin(tensor: Tensor) -> Tensor:
     """A new host twin of a CUDA tensor."""
-    if tensor.layout is not torch.strided:
+    if tensor.layout is not torch.strided or tensor.is_quantized:
         from weft.frontends.torch.sparse import assemble_on_host
 
         return assemble_on_host(tensor)
-    twin = share(tensor)
-    fields = tensor_at(twin._cdata)
-    fields.keys ^= KEYS_CHANGE
-    fields.device = HOST_CODE
+    # The exchanged structure holds the shared tensor, not this one, which would otherwise hold itself.
+    shared = share(tensor)
+    if shared.is_conj():
+        twin = torch._conj(make_twin(torch._conj(shared)))
+    elif shared.is_neg():
+        twin = torch._neg_view(make_twin(torch._neg_view(shared)))
+    else:
+        capsule = export(shared)
+        word_at(word_at(id(capsule) + 16).value + 8).value = DLPACK_CPU
+        twin = take_in(capsule)
     tensor._weft = twin
     return twin
 
@@ -100,7 +103,7 @@ def to_host_anything(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(to_host_anything(entry) for entry in value)
     if isinstance(value, torch.device) and value.type == "cuda":
-        return torch_device_cpu
+        return cpu_device
     return value
 
 
@@ -125,14 +128,66 @@ def set_storage(tensor: Tensor, storage: Any, offset: int, size: Any, stride: An
     _set_storage(KEYS_CPU, tensor, storage, offset, size, stride)
 
 
-def follow_twin(tensor: Tensor, twin: Tensor) -> None:
-    """Gives a CUDA tensor the sizes and memory that its twin got when a CPU kernel resized it."""
-    index = tensor.get_device()
-    storage = twin.untyped_storage()
-    if storage_at(storage._cdata).device != device_code(index):
-        recharge(storage, index)
-    _set_storage(KEYS_CPU, tensor, storage, twin.storage_offset(), twin.shape, twin.stride())
-    tensor._weft = twin
+def adopt_result(tensor: Tensor, host: Tensor) -> None:
+    """Makes an out= tensor what a CPU kernel made of its twin, which had another size before."""
+    made = to_cuda(host, tensor.get_device())
+    set_storage(tensor, made.untyped_storage(), made.storage_offset(), made.shape, made.stride())
+    tensor._weft = host
+
+
+def out_twin(tensor: Tensor) -> Tensor:
+    """The twin of an out= argument; an empty one gets a twin that a CPU kernel can resize."""
+    if tensor.numel() == 0:
+        tensor._weft = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    return to_host(tensor)
+
+
+def resize_storage(storage: Any, size: int) -> None:
+    """UntypedStorage.resize_ of a CUDA storage: its contents stay, and so does every tensor on it.
+
+    A storage that shrinks keeps its address and gives its memory back, so that it can grow again in place, the way
+    programs free and restore parameters. One that outgrows its memory moves.
+    """
+    index = storage.device.index
+    fields = storage_at(storage._cdata)
+    had = fields.size
+    state = storage.__dict__
+    room = max(state.get("_room", 0), had)
+    storage._weft = None
+    if size:
+        storage._weft = gpus[index].allocator.allocate(size, current_stream(index))
+    if size > room:
+        _move_storage(storage, fields, size)
+        room = size
+    elif size < had:
+        _give_back(fields.data + size, had - size)
+    fields.size = size
+    storage._room = room
+
+
+def _move_storage(storage: Any, fields: Any, size: int) -> None:
+    """Gives a storage new host memory with the old contents. The old memory dies with the storage that gets it."""
+    new = torch.UntypedStorage(size)
+    other = storage_at(new._cdata)
+    ctypes.memmove(other.data, fields.data, min(size, fields.size))
+    for field in ("data", "deleter", "context"):
+        mine, its = getattr(fields, field), getattr(other, field)
+        setattr(fields, field, its)
+        setattr(other, field, mine)
+    # Twins point at the old memory.
+    address = storage._cdata
+    for found in gc.get_objects():
+        if isinstance(found, Tensor) and found.__dict__.get("_weft") is not None and found.is_cuda:
+            if found.untyped_storage()._cdata == address:
+                forget_twin(found)
+
+
+def _give_back(address: int, size: int) -> None:
+    """Lets the host have the whole pages of a range that holds nothing any more."""
+    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), ctypes.c_int(mmap.MADV_DONTNEED))
 
 
 def _set_data_and_forget(tensor: Tensor, value: Tensor) -> None:

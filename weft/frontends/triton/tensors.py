@@ -18,12 +18,13 @@ from weft.runtime.memory import Allocation
 class TensorRanges:
     """The host tensors that the kernels of one device have met.
 
-    Attributes: device; refuse_host (True where CPU tensors are an error, as on a real GPU).
+    Attribute: device. CPU tensors are welcome in programs that have no others. Once a kernel was given a tensor of
+    PyTorch's virtual GPU, a CPU tensor is the mistake that it is on a real one.
     """
 
     def __init__(self, device: Device):
         self.device = device
-        self.refuse_host = False
+        self._met_cuda = False
         # By the address of the C++ storage object: its memory, size, a weak reference that takes the entry away, and
         # the registration, which ends when the entry goes.
         self._storages: dict[int, tuple[int, int, weakref.ref, Allocation]] = {}
@@ -33,7 +34,7 @@ class TensorRanges:
         __cuda_array_interface__, or an int as it is; 0 for None.
 
         Raises TypeError for other objects, InvalidDevicePointerError for freed arrays, ValueError for a CPU tensor
-        where tensors must be the GPU's.
+        among the GPU's.
         """
         if type(value) is int:
             return value
@@ -67,14 +68,17 @@ class TensorRanges:
         self._storages.pop(key, None)
         if not address or not size:
             return
-        if self.refuse_host and tensor.device.type == "cpu" and not tensor.is_pinned():
+        kind = tensor.device.type
+        if kind == "cuda":
+            self._met_cuda = True
+        elif kind == "cpu" and self._met_cuda and not tensor.is_pinned():
             raise ValueError("Pointer argument cannot be accessed from Triton (cpu tensor?)")
         arena = self.device.arena
         if arena.contains(address):
             if arena.ranges.find(address) is None:
                 raise InvalidDevicePointerError(f"invalid device pointer: {address:#x} was freed")
             return
-        what = (tuple(tensor.shape), f"{tensor.dtype} (host tensor)")
+        what = (tuple(tensor.shape), f"{tensor.dtype} ({kind} tensor)")
         allocation = arena.register(address, size, what, None)
         storages = self._storages
 

@@ -12,25 +12,16 @@ import torch
 
 from weft.frontends.torch.devicecheck import factory_device
 from weft.frontends.torch.gpus import gpus
-from weft.frontends.torch.layout import storage_at
 from weft.frontends.torch.memory import HOST_CHECK
 from weft.frontends.torch.recording import record
 from weft.frontends.torch.retry import refuse_memory
-from weft.frontends.torch.tensors import (
-    KEYS_CPU,
-    Tensor,
-    device_code,
-    follow_twin,
-    recharge,
-    set_storage,
-    share,
-    to_cuda,
-    to_host,
-)
+from weft.frontends.torch.tensors import KEYS_CPU, Tensor, resize_storage, set_storage, to_cuda, to_host
 
 _empty = torch.ops.aten.empty.memory_format._op
 _empty_strided = torch.ops.aten.empty_strided.default._op
 _copy = torch._C.TensorBase.copy_
+_zero_tensor = torch.ops.aten._efficientzerotensor.default._handle.redispatch_boxed
+_KEYS_ZERO = torch._C.DispatchKeySet(torch._C.DispatchKey.Meta)
 
 
 def _refuse_pinned(pin_memory: bool | None) -> None:
@@ -65,18 +56,16 @@ def empty_strided(size: Any, stride: Any, *, dtype: Any = None, layout: Any = No
     _refuse_pinned(pin_memory)
     index = factory_device(device, ())
     dtype = dtype or torch.get_default_dtype()
-    last = 1
-    for length, step in zip(size, stride):
-        last = 0 if length == 0 else last + (length - 1) * step
-    if last * dtype.itemsize >= HOST_CHECK:
-        gpus[index].allocator.check_room(last * dtype.itemsize)
+    count = extent(size, stride) * dtype.itemsize
+    if count >= HOST_CHECK:
+        gpus[index].allocator.check_room(count)
     with torch._C.DisableTorchFunction():
         try:
             host = _empty_strided(size, stride, dtype=dtype)
         except RuntimeError as error:
             if "can't allocate memory" not in str(error):
                 raise
-            refuse_memory(last * dtype.itemsize, index, error)
+            refuse_memory(count, index, error)
     return to_cuda(host, index)
 
 
@@ -111,13 +100,11 @@ def set_source_storage(tensor: Tensor, storage: Any) -> Tensor:
 
 def set_source_storage_offset(tensor: Tensor, storage: Any, offset: int, size: Any, stride: Any = ()) -> Tensor:
     if not len(stride):
-        steps, step = [], 1
-        for length in reversed(size):
-            steps.append(step)
-            step *= max(length, 1)
-        stride = steps[::-1]
+        stride = contiguous_strides(size)
+    needed = extent(size, stride, offset) * tensor.element_size()
+    if needed > storage.nbytes():
+        resize_storage(storage, needed)
     set_storage(tensor, storage, offset, size, stride)
-    _grow(tensor)
     return tensor
 
 
@@ -137,35 +124,46 @@ def set_nothing(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _grow(tensor: Tensor) -> None:
-    """After set_ or resize_: a storage that the CPU's kernel made larger has new memory."""
-    storage = tensor.untyped_storage()
-    index = tensor.get_device()
-    if storage_at(storage._cdata).device != device_code(index):
-        recharge(storage, index)
+def extent(size: Any, stride: Any, offset: int = 0) -> int:
+    """Elements that a storage must have for a tensor."""
+    last = offset + 1
+    for length, step in zip(size, stride):
+        if length == 0:
+            return 0
+        last += (length - 1) * step
+    return last
+
+
+def contiguous_strides(size: Any) -> list[int]:
+    steps, step = [], 1
+    for length in reversed(size):
+        steps.append(step)
+        step *= max(length, 1)
+    return steps[::-1]
 
 
 def resize_(tensor: Tensor, size: Any, *, memory_format: Any = None) -> Tensor:
-    twin = to_host(tensor)
-    with torch._C.DisableTorchFunction():
-        twin.resize_(size, memory_format=memory_format or torch.contiguous_format)
-    follow_twin(tensor, twin)
+    """aten::resize_: the storage grows where it is too small, and never shrinks."""
+    size = [int(length) for length in size]
+    if memory_format in (None, torch.contiguous_format):
+        if size == list(tensor.shape):
+            return tensor
+        stride: Any = contiguous_strides(size)
+    else:
+        stride = torch.empty(size, device="meta", memory_format=memory_format).stride()
+    storage = tensor.untyped_storage()
+    offset = tensor.storage_offset()
+    needed = extent(size, stride, offset) * tensor.element_size()
+    if needed > storage.nbytes():
+        resize_storage(storage, needed)
+    set_storage(tensor, storage, offset, size, stride)
     return tensor
 
 
 def efficient_zero_tensor(size: Any, *, dtype: Any = None, layout: Any = None, device: Any = None,
                           pin_memory: bool | None = None) -> Tensor:  # fmt: skip
     index = factory_device(device, ())
-    with torch._C.DisableTorchFunction():
-        host = torch._efficientzerotensor(size, dtype=dtype, device="cpu")
-    tensor = share(host)
-    from weft.frontends.torch.layout import tensor_at
-    from weft.frontends.torch.tensors import KEYS_CHANGE
-
-    fields = tensor_at(tensor._cdata)
-    fields.keys ^= KEYS_CHANGE
-    fields.device = device_code(index)
-    return tensor
+    return _zero_tensor(_KEYS_ZERO, size, dtype=dtype, device=torch.device("cuda", index))
 
 
 KERNELS: dict[str, Callable[..., Any]] = {

@@ -1,0 +1,35 @@
+"""Operators that launch nothing: views, allocations, questions about a tensor."""
+
+from __future__ import annotations
+
+from weft.model.operators import launch_nothing
+
+# Views of memory that is there already.
+launch_nothing("""
+view _unsafe_view reshape _reshape_alias alias detach detach_ lift lift_fresh as_strided as_strided_ expand permute
+transpose transpose_ t t_ squeeze squeeze_ unsqueeze unsqueeze_ slice select narrow diagonal unfold split
+split_with_sizes unsafe_split unsafe_split_with_sizes chunk unbind view_as_real view_as_complex _conj _neg_view
+_fw_primal _make_dual _unpack_dual movedim swapaxes _nested_view_from_buffer _nested_view_from_jagged
+_test_autograd_multiple_dispatch_view values _values indices _indices crow_indices col_indices ccol_indices row_indices
+_nested_get_values expand_as view_as
+""")
+# Memory without contents, and changes of what a tensor refers to.
+launch_nothing("""
+empty empty_like empty_strided empty_permuted new_empty new_empty_strided empty_quantized _empty_affine_quantized
+_empty_per_channel_affine_quantized set set_ from_file record_stream _resize_output_ sparse_resize
+sparse_resize_ sparse_resize_and_clear sparse_resize_and_clear_ _coalesced _coalesced_ resize_as_sparse
+resize_as_sparse_ _sparse_coo_tensor_with_dims _sparse_compressed_tensor_with_dims
+_sparse_coo_tensor_with_dims_and_tensors sparse_coo_tensor sparse_compressed_tensor _mkldnn_transpose_
+_unsafe_set_data
+""")
+# Answers that the host has already.
+launch_nothing("""
+size stride storage_offset numel dim is_same_size is_set_to is_pinned is_coalesced dense_dim sparse_dim _nnz _dimI _dimV
+q_scale q_zero_point q_per_channel_scales q_per_channel_zero_points q_per_channel_axis qscheme
+_has_same_storage_numel _assert_tensor_metadata _assert_scalar _functional_assert_scalar sym_constrain_range
+sym_constrain_range_for_size _functional_sym_constrain_range _functional_sym_constrain_range_for_size _print
+_fused_sdp_choice _use_cudnn_ctc_loss _use_miopen_ctc_loss _nested_tensor_size _nested_tensor_strides
+_nested_tensor_storage_offsets _nested_get_lengths _nested_get_offsets _nested_get_ragged_idx _nested_get_min_seqlen
+_nested_get_max_seqlen _nested_get_jagged_dummy _nested_compute_contiguous_strides_offsets _cslt_sparse_mm_search
+_make_dep_token _nested_tensor_from_mask_left_aligned
+""")
