@@ -239,8 +239,9 @@ def child_interpreter(name: str) -> dict[str, float]:
 
 def child_compile(file: str, kernel: str, threads: str) -> dict[str, float]:
     """Seconds from PTX text to code that can run, LLVM being loaded."""
-    import weft
     from probes import WARM_UP_PTX
+
+    import weft
 
     gpu = weft.Device("a100")
     gpu.load(WARM_UP_PTX)["warm_up"][1, 32](gpu.zeros(4096, "float32"))
@@ -270,7 +271,9 @@ def main() -> int:
     threads, quick = arguments.threads, arguments.quick
     torch.set_num_threads(threads)
     missing: dict[str, str] = {}
-    parts: dict[str, Callable[[], list[Row]]] = {job.name: partial(run_job, job, threads, quick, missing) for job in JOBS}
+    parts: dict[str, Callable[[], list[Row]]] = {
+        job.name: partial(run_job, job, threads, quick, missing) for job in JOBS
+    }
     parts["compile"] = partial(compile_rows, threads, quick)
     chosen = [name for name in parts if not arguments.only or any(text in name for text in arguments.only)]
     if not chosen:

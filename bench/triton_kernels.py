@@ -65,7 +65,7 @@ def matmul_kernel(a, b, c, m, n, k, stride_a, stride_b, stride_c,
     a_at = a + rows[:, None] * stride_a + depth[None, :]
     b_at = b + depth[:, None] * stride_b + columns[None, :]
     total = tl.zeros((TM, TN), dtype=tl.float32)
-    for step in range(0, tl.cdiv(k, TK)):
+    for step in range(tl.cdiv(k, TK)):
         left = tl.load(a_at, mask=depth[None, :] < k - step * TK, other=0.0)
         right = tl.load(b_at, mask=depth[:, None] < k - step * TK, other=0.0)
         total = tl.dot(left, right, total)
@@ -82,7 +82,7 @@ def matmul_tensor_kernel(a, b, c, m, n, k, TM: tl.constexpr, TN: tl.constexpr, T
     """The same through tensor descriptors: bulk tensor copies and warpgroup multiplications on sm_90."""
     row, column = tile_of(tl.program_id(0), m, n, TM, TN, GROUP)
     total = tl.zeros((TM, TN), dtype=tl.float32)
-    for step in range(0, tl.cdiv(k, TK)):
+    for step in range(tl.cdiv(k, TK)):
         total = tl.dot(a.load([row * TM, step * TK]), b.load([step * TK, column * TN]), total)
     c.store([row * TM, column * TN], total.to(tl.float16))
 

@@ -212,6 +212,135 @@ def test_signature_is_flattened() -> None:
     assert parse_descriptor("tensordesc_im2col<fp16[64, 32],input_rank=4>") == ("fp16", 4)
 
 
+# ---------------------------------------------------------------- descriptors and clusters
+@triton.jit
+def double_tile_kernel(x_desc, out_desc, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    place = [tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS]
+    out_desc.store(place, x_desc.load(place) * 2)
+
+
+@triton.jit
+def double_tensor_kernel(x_ptr, out_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    block: tl.constexpr = [ROWS, COLUMNS]
+    x_desc = tl.make_tensor_descriptor(x_ptr, [rows, columns], [columns, 1], block)
+    out_desc = tl.make_tensor_descriptor(out_ptr, [rows, columns], [columns, 1], block)
+    double_tile_kernel(x_desc, out_desc, ROWS, COLUMNS)
+
+
+@triton.jit
+def load_tile_kernel(x_desc, out_ptr, SIZE: tl.constexpr):
+    rows, columns = tl.arange(0, SIZE), tl.arange(0, SIZE)
+    tl.store(out_ptr + rows[:, None] * SIZE + columns[None, :], x_desc.load([0, 0]))
+
+
+@pytest.fixture(params=["sm_90", "sm_80"])
+def architecture(request, gpu: weft.Device):
+    """Tensor maps on sm_90, pointers and numbers on sm_80."""
+    weft.install("h100", triton_arch=request.param, children=False)
+    kernels = (double_tile_kernel, double_tensor_kernel, load_tile_kernel)
+    for kernel in kernels:
+        kernel.device_caches.clear()
+    yield request.param
+    weft.install("h100", triton_arch="", children=False)
+    for kernel in kernels:
+        kernel.device_caches.clear()
+
+
+def descriptor(tensor, block, **options):
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor.from_tensor(tensor, block, **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int32", "int8"])
+def test_host_descriptors(architecture: str, dtype: str) -> None:
+    x = torch.randint(-40, 40, (100, 80)).to(getattr(torch, dtype))
+    out = torch.zeros_like(x)
+    kernel = double_tile_kernel[(4, 3)](descriptor(x, [32, 32]), descriptor(out, [32, 32]), 32, 32)
+    assert torch.equal(out, x * 2)
+    assert ("cp.async.bulk.tensor" in kernel.asm["ptx"]) == (architecture == "sm_90")
+
+
+@pytest.mark.skipif(VERSION < (3, 6), reason="padding came with Triton 3.6")
+def test_host_descriptor_that_fills_with_nan(architecture: str) -> None:
+    x, out = torch.rand(20, 24), torch.zeros(32, 32)
+    load_tile_kernel[(1,)](descriptor(x, [32, 32], padding="nan"), out, SIZE=32)
+    assert torch.equal(out[:20, :24], x)
+    assert out[20:].isnan().all() and out[:, 24:].isnan().all()
+
+
+def test_device_descriptors(architecture: str) -> None:
+    triton.set_allocator(lambda size, align, stream: torch.empty(size, dtype=torch.int8))
+    x, out = torch.rand(100, 80), torch.zeros(100, 80)
+    double_tensor_kernel[(4, 3)](x, out, 100, 80, 32, 32)
+    assert torch.equal(out, x * 2)
+
+
+def test_device_descriptors_without_an_allocator(gpu: weft.Device) -> None:
+    from triton.runtime import _allocation
+
+    triton.set_allocator(_allocation.NullAllocator())
+    x = torch.rand(32, 32)
+    with pytest.raises(RuntimeError, match="no allocator was set"):
+        double_tensor_kernel[(1, 1)](x, x, 32, 32, 32, 32)
+
+
+def test_misaligned_descriptor_is_refused(gpu: weft.Device) -> None:
+    x, out = torch.rand(33, 32), torch.zeros(32, 32)
+    made = descriptor(x[:32], [32, 32])
+    load_tile_kernel[(1,)](made, out, SIZE=32)
+    made.base = x.flatten()[1:]
+    with pytest.raises(RuntimeError, match="Failed to create tensor map descriptor: .* must be a multiple of 16"):
+        load_tile_kernel[(1,)](made, out, SIZE=32)
+
+
+def test_blocks_of_a_cluster_share_one_program() -> None:
+    @triton.jit
+    def centre_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
+        offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        x = tl.load(x_ptr + offsets)
+        tl.store(out_ptr + offsets, x - tl.max(x, 0))
+
+    x, out = torch.randn(4, 512), torch.zeros(4, 512)
+    kernel = centre_kernel[(4,)](x, out, BLOCK=512, num_ctas=2)
+    assert torch.equal(out, x - x.amax(1, keepdim=True))
+    assert "cluster" in kernel.asm["ptx"]
+
+
+@pytest.mark.skipif(VERSION < (3, 6), reason="tried with Triton 3.6 and newer")
+def test_warp_specialised_matmul_on_tensor_cores() -> None:
+    @triton.jit
+    def matmul_kernel(a_ptr, b_ptr, c_ptr, m, n, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+        a_desc = tl.make_tensor_descriptor(a_ptr, [m, k], [k, 1], [M, K])
+        b_desc = tl.make_tensor_descriptor(b_ptr, [k, n], [n, 1], [K, N])
+        c_desc = tl.make_tensor_descriptor(c_ptr, [m, n], [n, 1], [M, N])
+        row, column = tl.program_id(0) * M, tl.program_id(1) * N
+        total = tl.zeros((M, N), tl.float32)
+        for start in tl.range(0, k, K, warp_specialize=True):
+            total = tl.dot(a_desc.load([row, start]), b_desc.load([start, column]), total)
+        c_desc.store([row, column], total)
+
+    triton.set_allocator(lambda size, align, stream: torch.empty(size, dtype=torch.int8))
+    a, b, c = torch.randn(256, 192).half(), torch.randn(192, 128).half(), torch.zeros(256, 128)
+    matmul_kernel[(2, 1)](a, b, c, 256, 128, 192, 128, 128, 64)
+    torch.testing.assert_close(c, a.float() @ b.float(), rtol=1e-3, atol=1e-2)
+
+
+def test_gluon_kernel() -> None:
+    gluon = pytest.importorskip("triton.experimental.gluon")
+    from triton.experimental.gluon import language as gl
+
+    @gluon.jit
+    def gluon_add_kernel(x_ptr, out_ptr, n, BLOCK: gl.constexpr):
+        layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+        offsets = gl.program_id(0) * BLOCK + gl.arange(0, BLOCK, layout=layout)
+        gl.store(out_ptr + offsets, gl.load(x_ptr + offsets, mask=offsets < n) + 1, mask=offsets < n)
+
+    x, out = torch.rand(300), torch.zeros(300)
+    gluon_add_kernel[(3,)](x, out, 300, 128)
+    assert torch.equal(out, x + 1)
+
+
 # ---------------------------------------------------------------- memory
 def test_registrations_end_with_their_tensors(gpu: weft.Device) -> None:
     ranges = weft_driver.ranges_of(gpu)

@@ -17,6 +17,7 @@ from weft.install import install
 from weft.runtime.array import Array
 from weft.runtime.module import Kernel, Program
 from weft.runtime.stream import Event, Stream
+from weft.runtime.tensormap import TensorMap, im2col_map, tensor_map
 from weft.version import __version__
 
 __all__ = [
@@ -28,10 +29,13 @@ __all__ = [
     "Kernel",
     "Program",
     "Stream",
+    "TensorMap",
     "WeftError",
     "__version__",
     "all_chips",
     "errors",
     "find_chip",
+    "im2col_map",
     "install",
+    "tensor_map",
 ]

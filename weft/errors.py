@@ -149,6 +149,12 @@ class IllegalAddressError(KernelFault):
     code, name = 700, "cudaErrorIllegalAddress"
 
 
+class IllegalInstructionError(KernelFault):
+    """Operands that an instruction does not allow, as a tensor map that is none (cudaErrorIllegalInstruction)."""
+
+    code, name = 715, "cudaErrorIllegalInstruction"
+
+
 class MisalignedAddressError(KernelFault):
     """An access at an address that is not a multiple of its size (cudaErrorMisalignedAddress)."""
 

@@ -35,13 +35,19 @@ class FrontEnd:
     """What attaches Weft to a framework.
 
     name: for messages. module: the import that it waits for. before, after: functions, as "module:name", that are
-    called just before and just after that module's code has run; `after` gets the module.
+    called just before and just after that module's code has run; `after` gets the module. changed: one that is called
+    when the process's devices are others from now on.
     """
 
     name: str
     module: str
     after: str = ""
     before: str = ""
+    changed: str = ""
+
+    def call_changed(self) -> None:
+        if self.changed and self.module in sys.modules:
+            _find_function(self.changed)()
 
     def call_before(self) -> None:
         if self.before:
@@ -54,7 +60,13 @@ class FrontEnd:
 
 FRONT_ENDS: tuple[FrontEnd, ...] = (
     FrontEnd("Triton", "triton", after="weft.frontends.triton:attach"),
-    FrontEnd("PyTorch", "torch", before="weft.frontends.torch:arm", after="weft.frontends.torch:attach"),
+    FrontEnd(
+        "PyTorch",
+        "torch",
+        before="weft.frontends.torch:arm",
+        after="weft.frontends.torch:attach",
+        changed="weft.frontends.torch:change_devices",
+    ),  # fmt: skip
 )
 
 
@@ -143,6 +155,9 @@ def attach_front_ends(gpu: Any = None, *, count: int = 1, children: bool = True,
                 front_end.call_after(sys.modules[front_end.module])
         _hook = ImportHook(missing)
         sys.meta_path.insert(0, _hook)
+    else:
+        for front_end in FRONT_ENDS:
+            front_end.call_changed()
     if children:
         tell_children(count)
 

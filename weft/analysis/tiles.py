@@ -87,7 +87,9 @@ class Group:
                 strip = Strip([row])
                 limit = max(1, most // len(row))
                 for deeper in levels[depth + 1 : depth + limit]:
-                    following = next((other for other in deeper if id(other) not in done and _continues(row, other)), None)
+                    following = next(
+                        (other for other in deeper if id(other) not in done and _continues(row, other)), None
+                    )
                     if following is None:
                         break
                     done.add(id(following))

@@ -152,14 +152,19 @@ class Chip:
         """Whether it can be a device; on the others library kernels are priced, and nothing runs."""
         return self.limits is not None
 
-    @property
-    def capability(self) -> Capability:
-        """The limits. Raises InvalidValueError for a chip that runs no compiled kernels."""
+    def check_runs_kernels(self) -> None:
+        """Raises InvalidValueError for a chip that runs no compiled kernels."""
         if self.limits is None:
             raise InvalidValueError(
                 f"{self.name} ({self.full_name}) runs no CUDA kernels: it cannot be a device. `weft compare` prices "
                 "library kernels on it"
             )
+
+    @property
+    def capability(self) -> Capability:
+        """The limits. Raises InvalidValueError for a chip that runs no compiled kernels."""
+        self.check_runs_kernels()
+        assert self.limits is not None
         return self.limits
 
     @property

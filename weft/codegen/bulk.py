@@ -11,7 +11,8 @@ count is brought down at once.
     void weft_bulk_shared(wk, blk, w, lane, site, i32 destination, i32 source, i32 size, i32 mbarrier)
     void weft_bulk_reduce_OP_KIND_iN(as weft_bulk_store, without bytes)
     void weft_bulk_reduce_shared_OP_KIND_iN(as weft_bulk_shared)
-    void weft_bulk_OP_KIND_iN(ptr destination, ptr source, i64 count)       elements, in global memory: atomically
+    void weft_bulk_OP_KIND_iN(ptr destination, ptr source, i64 count)       elements, atomically; KIND as in
+        atomics.py, and n: f32 with its subnormals
     void weft_bulk_zero(wk, blk, w, lane, site, i32 destination, i64 size)                  st.bulk
     void weft_tensor_copy_in(wk, blk, w, lane, site, slots, i64 map, i32 form, 8 x i32 coordinates, i32 destination,
                              i32 mbarrier, i32 blocks)
@@ -178,7 +179,8 @@ def shared_place(f: IRFunction, address: Value, size: Value) -> Value:
     p = named(f)
     place = f.call("ptr", "weft_shared_place", p["wk"], p["blk"], address, f.zext(size, "i64"))
     with f.if_(f.icmp("eq", place, 0), unlikely=True):
-        fault(f, abi.FaultKind.ADDRESS, address, size)
+        window = f.field(f.field(p["wk"], abi.Worker, "launch"), abi.Launch, "shared_window")
+        fault(f, abi.FaultKind.ADDRESS, f.add(window, f.zext(address, "i64")), size)
     return place
 
 
@@ -299,7 +301,8 @@ def write_combine(name: str, target: Target, operation: str, kind: str, bits: st
     """Element after element of `destination` is combined with one of `source`, atomically."""
     f = begin(name, "void", [("ptr", "destination"), ("ptr", "source"), ("i64", "count")], target)
     destination, source, count = f.parameters
-    atomic = Atomic(operation, kind, int(bits), False, False)
+    keeps = kind == "n"  # f32 with its subnormals
+    atomic = Atomic(operation, "f" if keeps else kind, int(bits), False, False)
     size, element = int(bits) // 8, f"i{bits}"
     with f.for_range(constant("i64", 0), count) as i:
         place = f.index(destination, i, size)
@@ -310,7 +313,7 @@ def write_combine(name: str, target: Target, operation: str, kind: str, bits: st
             seen = f.variable(f.load(element, place, order="monotonic"))
             with f.loop() as tries:
                 before = f.get(seen)
-                old, done = f.cmpxchg(place, before, atomic.combine(f, before, value, None, in_shared=False), "seq_cst")
+                old, done = f.cmpxchg(place, before, atomic.combine(f, before, value, None, keeps), "seq_cst")
                 f.set(seen, old)
                 tries.break_if(done)
     return f
@@ -440,5 +443,5 @@ BULK_WRITERS: list[tuple[re.Pattern, Callable[..., IRFunction]]] = [
     (re.compile("weft_bulk_zero"), write_bulk_zero),
     (re.compile(rf"weft_bulk_reduce_(shared_)?({_OPERATIONS[1:-1]})_(\w+_i\d+)"),
      lambda name, target, shared, operation, rest: write_bulk_reduce(name, target, shared, f"{operation}_{rest}")),
-    (re.compile(rf"weft_bulk_{_OPERATIONS}_(u|s|b|f|f16|bf16)_i(8|16|32|64)"), write_combine),
+    (re.compile(rf"weft_bulk_{_OPERATIONS}_(u|s|b|f|n|f16|bf16)_i(16|32|64)"), write_combine),
 ]  # fmt: skip

@@ -137,6 +137,7 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
         static_shared_bytes=flat.static_shared_bytes, local_bytes=local_bytes, slot_count=len(lowering.slot_of),
         symbols=tuple(lowering.symbol_index), sites=tuple(sites), has_barriers=lowered.kind != "plain",
         may_spin=lowered.may_spin, uses_clusters=lowered.uses_clusters,
+        shared_names=tuple(sorted((at, shared) for shared, at in flat.shared_offsets.items())),
         registers=lowered.registers, has_loops=lowered.has_loops or bool(done),
         gang=GANG if lowered.kind == "ganged" else 1,
     )  # fmt: skip

@@ -58,9 +58,12 @@ def _byte_places(form: MultiplyForm, operand: str, layout: str, loading: bool) -
     piece = fragment(form, operand)
     bits = piece.element_bits
     _, length = lines_of(form, operand, layout)
-    line, inner = (piece.row, piece.col) if layout == "row" else (piece.col, piece.row)
+    # what repeats other elements is left out
+    count = min(piece.elements, piece.distinct_registers(form.matrix_shape(operand)) * piece.per_register)
+    row, col = piece.row[:, :count], piece.col[:, :count]
+    line, inner = (row, col) if layout == "row" else (col, row)
     in_matrix = (line * length + inner) * bits
-    element = np.arange(piece.elements)[None, :]
+    element = np.arange(count)[None, :]
     lane = np.arange(LANES)[:, None]
     register, within = element // piece.per_register, element % piece.per_register
     in_fragment = (register * LANES + lane) * piece.register_bits + within * bits

@@ -1206,7 +1206,8 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
         prologue = self.lines
         head = self._head()
         tail = ["finished:", f"  ret i32 {abi.WARP_DONE}", "stopped:", f"  ret i32 {abi.WARP_STOP}", "}"]
-        lines = [*self.global_lines, head, "entry:", *self.registers.allocas, *self.wgmma_allocas(), *self.strip_lines(), *prologue, *body, *tail, ""]
+        buffers = [*self.wgmma_allocas(), *self.strip_lines()]
+        lines = [*self.global_lines, head, "entry:", *self.registers.allocas, *buffers, *prologue, *body, *tail, ""]
         text = "\n".join(lines)
         frame = (self.registers.frame_bytes + 63) // 64 * 64
         if not self.resume_points:

@@ -53,7 +53,9 @@ class MatrixOps(WarpOps):
         space = Workspace(form)
         values: dict[str, list[Value | None]] = {}
         for name, operands in zip("abc", (a, b, c)):
-            values[name] = [self.read(x, fragment(form, name).register_bits) for x in operands]
+            piece = fragment(form, name)
+            needed = operands[: piece.distinct_registers(form.matrix_shape(name), form.parts)]
+            values[name] = [self.read(x, piece.register_bits) for x in needed]
         if form.sparse:
             values["metadata"] = [self.read(metadata, 32)]
         if form.scale_type:
@@ -158,8 +160,7 @@ class MatrixOps(WarpOps):
             lanes = n
             while len(parts) > 1:
                 parts = [
-                    self.shuffle_constant(x, y, "i32", lanes, range(2 * lanes))
-                    for x, y in zip(parts[::2], parts[1::2])
+                    self.shuffle_constant(x, y, "i32", lanes, range(2 * lanes)) for x, y in zip(parts[::2], parts[1::2])
                 ]
                 lanes *= 2
             whole = self.t(f"bitcast <128 x i32> {parts[0]} to <64 x i64>")
@@ -328,8 +329,10 @@ class MatrixOps(WarpOps):
                 self.write(x, self.varying(("%dry",) * self.chunks, bits))
             return
         self._move_fragment("load", form, operand, layout, *place)
+        count = fragment(form, operand).distinct_registers(form.matrix_shape(operand))
+        values = [self.reload_lanes(r * WARP_LANES * bits // 8, bits) for r in range(count)]
         for r, x in enumerate(d):
-            self.write(x, self.reload_lanes(r * WARP_LANES * bits // 8, bits))
+            self.write(x, values[r % count])
 
     def store_fragment(
         self, form: MultiplyForm, operand: str, source: Sequence, address: Address, space: str, layout: str, stride

@@ -68,8 +68,8 @@ from weft.codegen.access import (
 )
 from weft.codegen.atomics import ATOMIC_NAME, write_atomic
 from weft.codegen.bulk import BULK_WRITERS
-from weft.codegen.fragmentio import write_fragment
 from weft.codegen.clustersupport import CLUSTER_WRITERS
+from weft.codegen.fragmentio import write_fragment
 from weft.codegen.irtext import IRFunction, Value, constant, vector_type
 from weft.codegen.jit import Target
 from weft.codegen.microkernels import COLUMNS_NAME, ROWS_NAME, STRIP_NAME, write_columns, write_rows, write_strip

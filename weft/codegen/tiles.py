@@ -1,10 +1,12 @@
-"""Groups of mma as calls of micro-kernels: analysis/tiles.py finds the groups, codegen/microkernels.py has the functions.
+"""Groups of mma as calls of micro-kernels: analysis/tiles.py finds the groups, microkernels.py has the functions.
 
 Accumulators that a strip adds to lie side by side in memory (`tile_places`), so that one call does the strip. They stay
 in fragment order: other instructions read and write them like any register.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from weft.analysis.flow import Op
 from weft.analysis.tiles import Group, Multiply, Strip, group_multiplies
@@ -37,9 +39,13 @@ class TileOps(MatrixOps):
     column_bytes = 0  # of the largest strip
     row_bytes = 0
 
+    if TYPE_CHECKING:  # the lowering's
+
+        def blend_mask(self, name: str) -> tuple[str, ...] | None: ...
+
     def plan_groups(self, ops: list[Op]) -> list[Op | Group]:
         """A block's instructions with multiplications grouped."""
-        return group_multiplies(ops, kind_of) if any(op.opcode == "mma" for op in ops) else ops
+        return group_multiplies(ops, kind_of)
 
     def tile_places(self, groups: list[Group]) -> list[tuple[str, ...]]:
         """Accumulators that should lie side by side: lists of registers, each register in at most one."""

@@ -36,6 +36,8 @@ def virtual_devices() -> list[Device]:
         with _lock:
             if not _devices:
                 _devices.extend([make() for make in _makers])
+                for ordinal, device in enumerate(_devices):
+                    device.ordinal = ordinal
     return _devices
 
 

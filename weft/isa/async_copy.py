@@ -74,6 +74,13 @@ class CopyAsync:
         count = None if limit is None else _count(b, limit, size)
         b.copy_to_shared(destination, source, size, count)
 
+    @staticmethod
+    def check(m, ins):
+        sizes = (16,) if m.cop == "cg" else (4, 8, 16)
+        if getattr(ins.operands[2], "value", None) not in sizes:
+            return f"the size must be {' or '.join(map(str, sizes))}"
+        return ""
+
 
 def _limit(m, ins):
     """The operand that limits the bytes: a source size or a predicate. The last one of a copy with a cache hint is the
@@ -146,6 +153,16 @@ def hinted(head: str, hint: bool, operands: str) -> str:
     return f"{head}{'.L2::cache_hint' * hint} {operands}{', h' * hint}"
 
 
+def directed(m) -> str:
+    """The destination is written before the source."""
+    spaces = [token for token in m.tokens if token in ("global", "shared::cta", "shared::cluster")]
+    if "mbarrier::complete_tx::bytes" in m.tokens:
+        legal = spaces[0] != "global" and spaces != ["shared::cta", "shared::cluster"]
+    else:
+        legal = spaces[0] == "global"
+    return "" if legal else f"found .{spaces[0]}.{spaces[1]}, expected the destination's space, then the source's"
+
+
 def mask_of_blocks(b, operand):
     return b.const(ALONE, 32) if operand is None else b.zext(b.read(operand, 16), 32)
 
@@ -193,10 +210,11 @@ for _hint in HINT:
         _head = f"cp.async.bulk.{_dst}.global.mbarrier::complete_tx::bytes"
         _types = {"c": "u32", "h": "b64"}
         _since = {**_BULK, "ptx": "8.6" if _dst == "shared::cta" else "8.0"}
-        instruction(hinted(_head, _hint, "[a], [b], c, [e]"), operands=_types, **_since)(_BulkLoad)
+        instruction(hinted(_head, _hint, "[a], [b], c, [e]"), operands=_types, where=directed, **_since)(_BulkLoad)
     instruction(
-        hinted(f"{_head}.multicast::cluster", _hint, "[a], [b], c, [e], f"), operands={**_types, "f": "u16"}, **_BULK
-    )(_BulkLoadMany)
+        hinted(f"{_head}.multicast::cluster", _hint, "[a], [b], c, [e], f"), operands={**_types, "f": "u16"},
+        where=directed, **_BULK,
+    )(_BulkLoadMany)  # fmt: skip
 
 
 class _BulkStore:
@@ -228,15 +246,17 @@ class _BulkStore:
 
 for _hint in HINT:
     _head = "cp.async.bulk.global.shared::cta.bulk_group"
-    instruction(hinted(_head, _hint, "[a], [b], c"), operands={"c": "u32", "h": "b64"}, **_BULK)(_BulkStore)
+    instruction(
+        hinted(_head, _hint, "[a], [b], c"), operands={"c": "u32", "h": "b64"}, where=directed, **_BULK
+    )(_BulkStore)  # fmt: skip
     instruction(
         hinted(_head, _hint, "[a], [b], c").replace(" ", ".cp_mask ", 1) + ", f",
-        operands={"c": "u32", "h": "b64", "f": "u16"}, **{**_BULK, "ptx": "8.6", "sm": 100},
+        operands={"c": "u32", "h": "b64", "f": "u16"}, where=directed, **{**_BULK, "ptx": "8.6", "sm": 100},
     )(_BulkStore)  # fmt: skip
 
 
 @instruction("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [a], [b], c, [e]",
-             operands={"c": "u32"}, **_BULK)  # fmt: skip
+             operands={"c": "u32"}, where=directed, **_BULK)  # fmt: skip
 class BulkShared:
     """From this block's shared memory to that of a block of the cluster, whose mbarrier is told the bytes."""
 
@@ -284,21 +304,22 @@ SHARED_TYPES = {
 }  # fmt: skip
 
 
-def reduce_bytes(operation: str, type_: ScalarType, old: bytes, new: bytes) -> bytes:
-    """Element after element combined."""
+def reduce_bytes(operation: str, type_: ScalarType, old: bytes, new: bytes, space: str = "global") -> bytes:
+    """Element after element combined. Sums of f32 in global memory flush subnormals."""
     size = type_.bytes
 
     def element(data: bytes, i: int) -> int:
         return int.from_bytes(data[i : i + size], "little")
 
     return b"".join(
-        combined(operation, type_, element(old, i), element(new, i)).to_bytes(size, "little")
+        combined(operation, type_, element(old, i), element(new, i), space).to_bytes(size, "little")
         for i in range(0, len(new), size)
     )
 
 
 def _define_reduction(operation: str, type_: str, shared: bool, noftz: bool) -> None:
     kind, bits = KINDS[type_]
+    keeps = noftz and type_ == "f32"
 
     class Reduce:
         @staticmethod
@@ -309,7 +330,7 @@ def _define_reduction(operation: str, type_: str, shared: bool, noftz: bool) -> 
                 check(t, value % 16 != 0, "multiple of 16", value)
             space = "shared" if shared else "global"
             old, new = load_bytes(t, space, destination, size), load_bytes(t, "shared", source, size)
-            store_bytes(t, space, destination, reduce_bytes(operation, TYPES[type_], old, new))
+            store_bytes(t, space, destination, reduce_bytes(operation, TYPES[type_], old, new, "shared" if keeps else "global"))
             if shared:
                 update_reference(t, "shared", t.address(ins.operands[3]), bytes_=-size)
 
@@ -320,7 +341,7 @@ def _define_reduction(operation: str, type_: str, shared: bool, noftz: bool) -> 
             if shared:
                 operands.append(b.address(ins.operands[3], "shared"))
             where = "shared_" if shared else ""
-            b.bulk_call(f"weft_bulk_reduce_{where}{operation}_{kind}_i{bits}", operands, slots=int(not shared))
+            b.bulk_call(f"weft_bulk_reduce_{where}{operation}_{'n' if keeps else kind}_i{bits}", operands, slots=int(not shared))
 
     Reduce.__doc__ = "Elements of shared memory are added to those of the destination (or min, max, and ... taken)."
     tail = f"{operation}{'.noftz' * noftz}.{type_}"
@@ -336,7 +357,7 @@ def _define_reduction(operation: str, type_: str, shared: bool, noftz: bool) -> 
 for _operation, _names in GLOBAL_TYPES.items():
     for _name in _names:
         _define_reduction(_operation, _name, False, False)
-for _name in ("f16", "bf16"):
+for _name in ("f16", "bf16", "f32"):
     _define_reduction("add", _name, False, True)
 for _operation, _names in SHARED_TYPES.items():
     for _name in _names:
@@ -366,3 +387,7 @@ class StoreBulk:
         if not m.get("space"):
             address = shared_offset(b, address)
         b.bulk_call("weft_bulk_zero", [address, b.read(ins.operands[1], 64)])
+
+    @staticmethod
+    def check(m, ins):
+        return "" if getattr(ins.operands[2], "value", None) == 0 else "the value stored must be 0"

@@ -12,7 +12,7 @@ mark, more arrivals than are pending, and counts out of range are reported as mi
 
 from __future__ import annotations
 
-from weft.errors import KernelFault, PtxError
+from weft.errors import KernelFault
 from weft.isa.instruction import instruction
 from weft.isa.memory import SCOPES
 from weft.isa.operands import Discard
@@ -187,7 +187,10 @@ def _space(m) -> str:
 
 
 def _scoped(m) -> str:
-    return ".sem needs a scope: .cta or .cluster" if m.get("sem") and not m.get("scope") else ""
+    """An order and a scope go together."""
+    if bool(m.get("sem")) != bool(m.get("scope")):
+        return f".{m.sem or m.scope} needs {'a scope: .cta or .cluster' if m.sem else 'an order'}"
+    return ""
 
 
 _MBARRIER = {"raw": True, "pipe": "lsu", "ptx": "7.0", "sm": 80, "section": "9.7.13.15"}
@@ -223,14 +226,6 @@ class MbarrierInval:
         b.store(_space(m), b.address(ins.operands[0], _space(m)), [b.const(0, 64)])
 
 
-def _write_token(b, ins, m, operand, old) -> None:
-    if isinstance(operand, Discard):
-        return
-    if m.get("space") == "shared::cluster":
-        raise PtxError(f"{ins.name}: an arrival at another block's object gives no state: write _", line=ins.line)
-    b.write(operand, old, 64)
-
-
 def _define_arrivals(verb: str, variant: str) -> None:
     """mbarrier.arrive and arrive_drop; variant "", "expect_tx" or "noComplete"."""
     drop = verb == "arrive_drop"
@@ -262,16 +257,26 @@ def _define_arrivals(verb: str, variant: str) -> None:
             arrivals, bytes_ = (one, amount) if variant == "expect_tx" else (amount, none)
             name = "weft_mbarrier_hold" if variant == "noComplete" else "weft_mbarrier_arrive"
             operands = [mbarrier_address(b, address, m), arrivals, arrivals if drop else none, bytes_]
-            _write_token(b, ins, m, destination, b.bulk_call(name, operands, result=64))
+            old = b.bulk_call(name, operands, result=64)
+            if not isinstance(destination, Discard):
+                b.write(destination, old, 64)
+
+        @staticmethod
+        def check(m, ins):
+            if m.get("space") == "shared::cluster" and not isinstance(ins.operands[0], Discard):
+                return "an arrival at another block's object gives no state: write _"
+            return ""
 
     Arrive.__doc__ = "An arrival; gives the state before it."
-    spaces = CTA if variant == "noComplete" else (*CTA, "shared::cluster")
+    choices = {
+        "space": (*CTA, "shared::cluster"), "sem": ("release", "relaxed"), "scope": ("cta", "cluster"),
+    } if variant != "noComplete" else {"space": CTA, "sem": ("release",), "scope": ("cta",)}  # fmt: skip
     head = ".".join(["mbarrier", verb, variant]).rstrip(".")
     instruction(
         f"{head}{{.sem}}{{.scope}}{{.space}}.b64 d, [a]{{, b}}" if not variant else
         f"{head}{{.sem}}{{.scope}}{{.space}}.b64 d, [a], b",
-        operands={"d": "b64", "b": "u32"}, space=spaces, sem=("release", "relaxed"), scope=("cta", "cluster"),
-        where=_scoped, effects=("memory",), **{**_MBARRIER, **({"ptx": "8.0", "sm": 90} if variant == "expect_tx" else {})},
+        operands={"d": "b64", "b": "u32"}, where=_scoped, effects=("memory",), **choices,
+        **{**_MBARRIER, **({"ptx": "8.0", "sm": 90} if variant == "expect_tx" else {})},
     )(Arrive)  # fmt: skip
 
 

@@ -117,6 +117,10 @@ class Fragment:
         """Registers per lane."""
         return -(-self.elements // self.per_register)
 
+    def distinct_registers(self, shape: tuple[int, int], parts: int = 1) -> int:
+        """Registers that hold the whole matrix: the others repeat them (wmma with f16)."""
+        return max(1, min(self.registers, shape[0] * shape[1] * parts // LANES // self.per_register))
+
     def place(self, shape: tuple[int, int], parts: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """(lane, element) arrays [parts, rows, columns]: the first place of each element of the matrix."""
         lane = np.full((parts, *shape), -1)

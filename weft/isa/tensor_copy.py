@@ -12,11 +12,10 @@ from collections.abc import Iterator
 
 from weft.errors import IllegalAddressError, KernelFault
 from weft.isa import tensormap as tm
-from weft.isa.async_copy import combined, destinations, mask_of_blocks
+from weft.isa.async_copy import combined, destinations, directed, mask_of_blocks
 from weft.isa.barrier import update_reference
 from weft.isa.instruction import instruction
 from weft.isa.memory import SCOPES
-from weft.isa.operands import Immediate
 from weft.types import TYPES
 
 DIMENSIONS = ("1d", "2d", "3d", "4d", "5d")
@@ -188,17 +187,16 @@ def _coordinates(b, ins, operand, offsets) -> list:
     return [*items, *shifts, *[b.const(0, 32)] * (3 - len(shifts))]
 
 
-def _check_counts(m, ins, operand, offsets) -> None:
+def _check_vectors(m, operand, offsets) -> str:
     """The vectors must have the lengths that the form asks for."""
-    from weft.errors import PtxError
-
     dimensions, mode = int(m["dim"][0]), m.get("mode") or "tile"
     wanted = 5 if mode in ("tile::gather4", "tile::scatter4") else dimensions
     found = len(operand.coordinates.items) if operand.coordinates is not None else 0
     if found != wanted:
-        raise PtxError(f"{ins.name}: found {found} coordinates, expected {wanted}", line=ins.line)
+        return f"found {found} coordinates, expected {wanted}"
     if mode == "im2col" and len(offsets) != dimensions - 2:
-        raise PtxError(f"{ins.name}: found {len(offsets)} im2col offsets, expected {dimensions - 2}", line=ins.line)
+        return f"found {len(offsets)} im2col offsets, expected {dimensions - 2}"
+    return ""
 
 
 def _form(m, stores: bool) -> int:
@@ -212,6 +210,8 @@ def _offsets(m, ins, at: int) -> tuple:
 
 
 def _fits_mode(m) -> str:
+    if "prefetch" not in m.tokens and (wrong := directed(m)):
+        return wrong
     mode, dimensions = m.get("mode") or "tile", int(m["dim"][0])
     if mode in ("tile::gather4", "tile::scatter4") and dimensions != 2:
         return f".{mode} is for .2d, found .{m['dim']}"
@@ -227,7 +227,6 @@ def _define_load(space: str, mode: tuple[str, ...], multicast: bool, hint: bool)
         @staticmethod
         def reference(t, m, ins):
             offsets = _offsets(m, ins, 3)
-            _check_counts(m, ins, ins.operands[1], offsets)
             box = TensorBox(t, m, ins, ins.operands[1], offsets)
             destination, bar = t.address(ins.operands[0]), t.address(ins.operands[2])
             blocks = t.read(ins.operands[3 + bool(offsets)], TYPES["u16"]) if multicast else None
@@ -238,7 +237,6 @@ def _define_load(space: str, mode: tuple[str, ...], multicast: bool, hint: bool)
         @staticmethod
         def emit(b, m, ins):
             offsets = _offsets(m, ins, 3)
-            _check_counts(m, ins, ins.operands[1], offsets)
             blocks = mask_of_blocks(b, ins.operands[3 + bool(offsets)] if multicast else None)
             operands = [
                 b.address(ins.operands[1], "generic"), b.const(_form(m, False), 32),
@@ -246,6 +244,10 @@ def _define_load(space: str, mode: tuple[str, ...], multicast: bool, hint: bool)
                 b.address(ins.operands[2], "shared"), blocks,
             ]  # fmt: skip
             b.bulk_call("weft_tensor_copy_in", operands, slots=2)
+
+        @staticmethod
+        def check(m, ins):
+            return _check_vectors(m, ins.operands[1], _offsets(m, ins, 3))
 
     im2col = mode == ("im2col",)
     head = f"cp.async.bulk.tensor.dim.{space}.global"
@@ -267,17 +269,19 @@ def _define_store(operation: str, hint: bool) -> None:
     class Store:
         @staticmethod
         def reference(t, m, ins):
-            _check_counts(m, ins, ins.operands[0], ())
             TensorBox(t, m, ins, ins.operands[0]).store(t.address(ins.operands[1]), operation)
 
         @staticmethod
         def emit(b, m, ins):
-            _check_counts(m, ins, ins.operands[0], ())
             operands = [
                 b.address(ins.operands[0], "generic"), b.const(_form(m, True), 32),
                 *_coordinates(b, ins, ins.operands[0], ()), b.address(ins.operands[1], "shared"),
             ]  # fmt: skip
             b.bulk_call(f"weft_tensor_copy_{operation or 'out'}", operands, slots=2)
+
+        @staticmethod
+        def check(m, ins):
+            return _check_vectors(m, ins.operands[0], ())
 
     Store.__doc__ = (
         "Elements of shared memory are added to those of the tensor (or min, max, and ... taken)." if operation else
@@ -285,7 +289,7 @@ def _define_store(operation: str, hint: bool) -> None:
     )  # fmt: skip
     opcode = "cp.reduce.async.bulk" if operation else "cp.async.bulk"
     head = f"{opcode}.tensor.dim.global.shared::cta{('.' + operation) * bool(operation)}{{.mode}}.bulk_group"
-    modes = ("tile", "im2col_no_offs") if operation else ("tile", "tile::scatter4", "im2col_no_offs")
+    modes = ("tile", "tile::scatter4", "im2col_no_offs")
     instruction(
         f"{head}{'.L2::cache_hint' * hint} [a], [b]{', h' * hint}", dim=DIMENSIONS, mode=modes,
         operands={"h": "b64"}, where=_fits_mode, **_TENSOR,
@@ -340,22 +344,19 @@ _SPACES = {"global": "global", "shared::cta": "shared", None: "generic"}
 _REPLACE = {"raw": True, "pipe": "lsu", "effects": ("memory",), "ptx": "8.3", "sm": 90, "section": "9.7.9.28"}
 _CODE_BITS = {"Q": 64, "I": 32, "H": 16, "B": 8}
 _INDEXED = ("box_dim", "global_dim", "global_stride", "element_stride")
+# Fields whose values are constants of the text -> the largest.
+_CONSTANT = {
+    "elemtype": len(tm.ELEMENTS) - 1, "interleave_layout": len(tm.INTERLEAVE_BYTES) - 1,
+    "swizzle_mode": len(tm.SWIZZLE_BYTES) - 1, "swizzle_atomicity": len(tm.ATOMICITY) - 1, "fill_mode": 1,
+}  # fmt: skip
 
 
 def _replaced(m, ins) -> tuple[str, int, int, int, object]:
     """(field, index, its offset, its bits, operand of the value)."""
     field, _ = tm.REPLACED[m.field]
-    offset, code, count = tm.FIELDS[field]
+    offset, code, _ = tm.FIELDS[field]
     bits = _CODE_BITS[code]
-    index = 0
-    if m.field in _INDEXED:
-        number = ins.operands[1]
-        assert isinstance(number, Immediate), ins.name
-        index = int(number.value)
-    if index >= count:
-        from weft.errors import PtxError
-
-        raise PtxError(f"{ins.name}: found ordinal {index}, expected 0 to {count - 1}", line=ins.line)
+    index = int(ins.operands[1].value) if m.field in _INDEXED else 0
     return field, index, offset + index * bits // 8, bits, ins.operands[-1]
 
 
@@ -374,6 +375,19 @@ class TensorMapReplace:
         kept = t.load(space, present, 4) if t.load(space, tag, 4) == tm.TAG else 0
         t.store(space, present, 4, kept | tm.field_bit(field, index))
         t.store(space, tag, 4, tm.TAG)
+
+    @staticmethod
+    def check(m, ins):
+        if m.field in _INDEXED:
+            count = tm.FIELDS[tm.REPLACED[m.field][0]][2]
+            number = getattr(ins.operands[1], "value", None)
+            if number is None or not 0 <= number < count:
+                return f"the dimension must be a constant, 0 to {count - 1}"
+        most = _CONSTANT.get(m.field)
+        number = getattr(ins.operands[-1], "value", None)
+        if most is not None and (number is None or not 0 <= number <= most):
+            return f"the value must be a constant, 0 to {most}"
+        return ""
 
     @staticmethod
     def emit(b, m, ins):

@@ -83,6 +83,10 @@ class _Checker:
         if ins.operands and isinstance(ins.operands[0], CallTarget):
             self._call(ins, ins.operands[0])
             return
+        own = getattr(m.entry.definition, "check", None)
+        wrong = own(m, ins) if own is not None else ""
+        if wrong:
+            self._illegal(f"{ins.name}: {wrong}")
         checked = not m.entry.raw or ins.opcode in _CHECKED_RAW
         for spec, operand in zip(m.entry.operands, ins.operands):
             if isinstance(operand, Address):

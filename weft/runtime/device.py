@@ -34,13 +34,18 @@ class Device:
 
     Everything is done when the call that asks for it returns. Devices are independent of each other; one may be used
     from several threads, which then take turns.
+
+    ordinal: its number among the process's devices that frameworks find, 0 for others.
     """
+
+    ordinal = 0
 
     def __init__(self, chip: str | Chip | None = None, *, threads: int | None = None, deterministic: bool | None = None,
                  seed: int | None = None, time_limit: float | None = None, heap_bytes: int = HEAP_BYTES,
                  cache_dir: str | Path | None = None):  # fmt: skip
         chosen = settings.current()
         self.chip: Chip = chip if isinstance(chip, Chip) else find_chip(chip or chosen.gpu)
+        self.chip.check_runs_kernels()
         self.deterministic = chosen.deterministic if deterministic is None else deterministic
         self.seed = chosen.seed if seed is None else seed
         self.time_limit = chosen.time_limit if time_limit is None else time_limit

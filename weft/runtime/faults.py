@@ -13,13 +13,13 @@ from weft.errors import (
     DeadlockError,
     DeviceAssertError,
     IllegalAddressError,
+    IllegalInstructionError,
     KernelFault,
     LaunchTimeoutError,
     MisalignedAddressError,
     StackOverflowError,
     TrapError,
 )
-from weft.isa.wgmma import MatrixDescriptor
 from weft.runtime.memory import WINDOW_BYTES, Arena, describe_memory
 from weft.types import Dim3
 
@@ -44,6 +44,11 @@ _KINDS: dict[FaultKind, tuple[type[KernelFault], str]] = {
     FaultKind.BARRIER: (KernelFault, "illegal barrier: a bad barrier number or thread count"),
     FaultKind.HOST: (KernelFault, "unspecified launch failure: a call to the host failed"),
     FaultKind.DESCRIPTOR: (KernelFault, "illegal instruction parameter"),
+    FaultKind.TENSOR_MAP: (IllegalInstructionError, "an illegal instruction was encountered"),
+    FaultKind.TENSOR: (IllegalAddressError, "an illegal memory access was encountered"),
+    FaultKind.MBARRIER: (KernelFault, "mbarrier misuse"),
+    FaultKind.BULK: (IllegalInstructionError, "an illegal instruction was encountered"),
+    FaultKind.PENDING: (KernelFault, "too many asynchronous copies are pending"),
     FaultKind.CLUSTER: (KernelFault, "cluster misuse"),
 }
 
@@ -79,6 +84,25 @@ def make_fault(fault: abi.Fault, kernel: CompiledKernel, grid: Dim3, arena: Aren
             arena, address, fault.size
         )
         message += f", {explained}"
+    elif kind in (FaultKind.TENSOR_MAP, FaultKind.TENSOR):
+        address = fault.address
+        message += f": {site.text if site else 'a tensor copy'}: {_describe_tensor(kind, fault, arena)}"
+    elif kind == FaultKind.MBARRIER:
+        address = fault.address
+        from weft.isa import barrier as mbarrier
+
+        why = mbarrier.EXPLAINED[mbarrier.MISUSE[fault.size]]
+        message += f": {site.text if site else ''}: {_name_shared(kernel, fault.address)}: {why}"
+    elif kind == FaultKind.BULK:
+        from weft.isa import async_copy
+
+        why = async_copy.EXPLAINED[async_copy.MISUSE[fault.size]].format(fault.address)
+        message += f": {site.text if site else 'a bulk copy'}: {why}"
+    elif kind == FaultKind.PENDING:
+        message += (
+            f" (deferred copies keep {fault.size} in a block): {site.text if site else ''}; wait for copies more often, or "
+            "run without deferred copies"
+        )
     elif kind == FaultKind.DESCRIPTOR:
         message += f": {_describe_descriptor(fault)}"
     elif kind == FaultKind.CLUSTER:
@@ -121,7 +145,37 @@ def _describe_cluster(arena: Arena, fault: abi.Fault) -> str:
     }[fault.size]
 
 
+def _describe_tensor(kind: FaultKind, fault: abi.Fault, arena: Arena) -> str:
+    """What is wrong with a tensor copy: its map, its coordinates, where it leaves memory."""
+    from weft.isa import tensormap
+    from weft.isa.tensor_copy import FORM_ROWS, MODE_SHIFT
+
+    form = fault.dimensions
+    count = 5 if form & FORM_ROWS else form & 15
+    coordinates = ", ".join(map(str, fault.coordinates[:count]))
+    where = f"the tensor map at {fault.map:#x}, coordinates {{{coordinates}}}"
+    offsets = ", ".join(map(str, fault.coordinates[5 : 5 + max(0, (form & 15) - 2)]))
+    if form >> MODE_SHIFT & 15 == tensormap.IM2COL:
+        where += f", offsets {{{offsets}}}"
+    if kind == FaultKind.TENSOR_MAP:
+        return f"{where}: {tensormap.REASONS[fault.size]}"
+    return f"{where}: {fault.size} bytes from {fault.address:#x}, {explain_address(arena, fault.address, fault.size)}"
+
+
+def _name_shared(kernel: CompiledKernel, address: int) -> str:
+    """An mbarrier object by the variable that it is in, where there is one."""
+    within = address % abi.CLUSTER_STRIDE
+    place = f"shared address {address:#x}"
+    if within < kernel.static_shared_bytes:
+        for at, name in reversed(kernel.shared_names):
+            if at <= within:
+                return f"the mbarrier {name}{f' + {within - at}' * (within > at)} ({place})"
+    return f"the mbarrier at {place}"
+
+
 def _describe_descriptor(fault: abi.Fault) -> str:
+    from weft.isa.wgmma import MatrixDescriptor
+
     found = MatrixDescriptor.decode(fault.address)
     words = f"the matrix descriptor {fault.address:#018x} (start {found.start:#x}, leading {found.leading}, "
     words += f"stride {found.stride}, swizzle {found.swizzle if found.swizzle > 16 else 'none'}) "
@@ -184,10 +238,11 @@ def describe_waiting(kernel: CompiledKernel, grid: Dim3, workers: Iterable[Worke
                 record = abi.WarpRecord.from_address(base + layout["warps"] + warp * ctypes.sizeof(abi.WarpRecord))
                 if record.status == abi.RECORD_DONE:
                     continue
-                yield f"block {block} warp {warp} {_describe_wait(kernel, base + layout['barriers'], record)}"
+                wait = _describe_wait(kernel, base + layout["barriers"], record, header.shared)
+                yield f"block {block} warp {warp} {wait}"
 
 
-def _describe_wait(kernel: CompiledKernel, barriers: int, record: abi.WarpRecord) -> str:
+def _describe_wait(kernel: CompiledKernel, barriers: int, record: abi.WarpRecord, shared: int) -> str:
     where = ""
     if 0 <= record.site < len(kernel.sites):
         site = kernel.sites[record.site]
@@ -198,4 +253,13 @@ def _describe_wait(kernel: CompiledKernel, barriers: int, record: abi.WarpRecord
         barrier = abi.Barrier.from_address(barriers + 64 * record.barrier)
         expected = record.expected or "all"
         return f"waits{where} for barrier {record.barrier}: {barrier.arrived} of {expected} threads have arrived"
+    if record.expected < 0:
+        from weft.isa.barrier import MbarrierWord
+
+        address = -1 - record.expected
+        word = MbarrierWord(ctypes.c_uint64.from_address(shared + address).value)
+        return (
+            f"waits{where} for {_name_shared(kernel, address)}: phase {word.phase} is not over, {word.pending} of "
+            f"{word.expected} arrivals and {word.bytes} bytes are missing"
+        )
     return f"spins{where}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,9 @@ MAX_CHUNK = 64  # blocks that a worker claims at a time, at most
 CLAIMS_PER_WORKER = 32  # at least so many claims each, for balance
 FIRST_RESIDENT = 8  # block memories to begin with where blocks can be suspended
 WORKSPACE_BYTES = 4096  # of the grid barrier in cooperative launches
+
+# Called after every launch, where there is one: weft.timeline puts itself here while it records.
+observer: Callable[[PreparedLaunch], None] | None = None
 
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _LAUNCH_BYTES = ctypes.sizeof(abi.Launch)
@@ -328,6 +332,8 @@ class PreparedLaunch:
             del running[self.launch_address]
         if raw.stop:
             raise self._failure(time_limit if not in_time else None)
+        if observer is not None:
+            observer(self)
 
     def _failure(self, exceeded: float | None) -> BaseException:
         """The exception for a launch that was stopped."""

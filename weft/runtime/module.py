@@ -371,7 +371,7 @@ class Kernel:
         if shared < 0:
             raise InvalidValueError(f"invalid argument: kernel {self.name}: {shared} bytes of dynamic shared memory")
         shape = None if cluster is None else self._shape("cluster", cluster)
-        key = ("shape", grid, block, shared, cooperative, self.max_dynamic_shared_bytes, shape,
+        key = ("shape", grid, block, shared, cooperative, self.max_dynamic_shared_bytes, shape, stream or None,
                self.non_portable_cluster_size_allowed)  # fmt: skip
         found = self._prepared.get(key)
         if found is None:

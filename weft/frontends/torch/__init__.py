@@ -17,7 +17,7 @@ from typing import Any
 
 from weft.frontends.torch.versions import check_version
 
-__all__ = ["arm", "attach", "check_version"]
+__all__ = ["arm", "attach", "change_devices", "check_version"]
 
 
 class _FillingLoader(Loader):
@@ -108,3 +108,11 @@ def attach(torch: ModuleType) -> None:
 
         start()
     _Progress.attached = True
+
+
+def change_devices() -> None:
+    """Takes the process's devices as they are now; tensors that exist keep the GPU that they were made on."""
+    if _Progress.attached:
+        from weft.frontends.torch.start import change_gpus
+
+        change_gpus()

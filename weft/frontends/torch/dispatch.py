@@ -284,6 +284,15 @@ def specialise_entry(entry: Entry) -> None:
     function.__code__ = written.__code__
 
 
+def forget_kernels() -> None:
+    """Lets every kernel be written again at its next call, for the GPUs that there are now."""
+    namespace["allocate_0"] = gpus_module.gpus[0].allocator.allocate
+    for entry in entries.values():
+        function = entry.function
+        function.__defaults__, function.__kwdefaults__ = None, {"_entry": entry}
+        function.__code__ = _specialise.__code__
+
+
 namespace: dict[str, Any] = {
     "specialise_entry": specialise_entry, "without_modes": without_modes, "depth": _C._len_torch_function_stack,
     "export": export, "take_in": take_in, "word_at": word_at, "dlpack_cuda": dlpack_cuda, "to_cuda": to_cuda,

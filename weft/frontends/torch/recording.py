@@ -61,18 +61,26 @@ def current_timeline() -> Any:
     return module.current() if module is not None else None
 
 
-def connect() -> None:
-    """Lets the process's timeline hear of every operator; makes one where there is none."""
+_connected: list[Sink] = []
+
+
+def connect(renew: bool = False) -> None:
+    """Lets the process's timeline hear of every operator; makes one where there is none, or a new one to renew it."""
     from weft.frontends.torch.gpus import StreamState, current_stream, gpus
 
     try:
         from weft import timeline as timelines
     except ImportError:
         return
-    timeline = timelines.current() or timelines.start(gpus[0].chip, devices=len(gpus))
+    timeline = None if renew else timelines.current()
+    if timeline is None:
+        timeline = timelines.start(gpus[0].chip, devices=len(gpus))
     operator = timeline.operator
 
     def to_timeline(name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:
         operator(name, args, result, kwargs, current_stream(device) if StreamState.used else 0, device)
 
+    while _connected:
+        recorder.remove(_connected.pop())
+    _connected.append(to_timeline)
     recorder.add(to_timeline)

@@ -5,14 +5,29 @@ from __future__ import annotations
 import torch
 
 from weft.frontends.torch import dispatch, patches, recording
-from weft.frontends.torch.gpus import gpus
+from weft.frontends.torch.bindings import initialise
+from weft.frontends.torch.gpus import gpus, make_gpus
+from weft.frontends.torch.hooks import HooksState
 from weft.frontends.torch.registration import register_kernels
 from weft.frontends.torch.tensors import guard_twins
 
 
+def change_gpus() -> None:
+    """Follows a change of the process's devices: other chips, or another number of them."""
+    before = [gpu.device for gpu in gpus]
+    if [gpu.device for gpu in make_gpus()] == before:
+        return
+    HooksState.device_count = len(gpus)
+    dispatch.forget_kernels()
+    torch.cuda._cached_device_count = None
+    if torch.cuda.is_initialized():
+        initialise()
+    recording.connect(renew=True)
+
+
 def start() -> None:
     """Makes the imported torch's CUDA work."""
-    dispatch.namespace["allocate_0"] = gpus[0].allocator.allocate
+    dispatch.forget_kernels()
     guard_twins()
     register_kernels()
     patches.apply_patches()

@@ -12,7 +12,7 @@ from triton.backends.driver import DriverBase
 
 from weft import settings
 from weft.errors import InvalidValueError, UnsupportedError
-from weft.frontends.devices import virtual_device, virtual_devices
+from weft.frontends.devices import virtual_device
 from weft.frontends.triton.launcher import Launcher
 from weft.frontends.triton.resources import ResourceCount
 from weft.frontends.triton.tensors import TensorRanges
@@ -84,9 +84,9 @@ class DriverUtils:
     def fill_tma_descriptor_tiled(self, address: int, swizzle: int, element_bytes: int, element_type: int,
                                   block: Any, shape: Any, strides: Any, padding: int = 0) -> bytes:  # fmt: skip
         """A tensor map of 128 bytes, outermost dimension first in `block`, `shape` and `strides` (elements)."""
-        from weft.frontends.triton.descriptors import encode_tiled
+        from weft.frontends.triton.descriptors import fill_tiled
 
-        return encode_tiled(address, swizzle, element_bytes, element_type, block, shape, strides, padding)
+        return fill_tiled(address, swizzle, element_bytes, element_type, block, shape, strides, padding)
 
     fill_tma_descriptor = fill_tma_descriptor_tiled
 
@@ -118,8 +118,10 @@ _ordinal = 0
 
 def current_ordinal() -> int:
     """The device that launches go to: PyTorch's current one where it has virtual GPUs."""
-    cuda = torch_cuda()
-    return cuda.current_device() if cuda is not None else _ordinal
+    if torch_cuda() is None:
+        return _ordinal
+    # torch.cuda.current_device() would initialise CUDA, which forked processes must not.
+    return sys.modules["torch"]._C._cuda_getDevice()
 
 
 def requested_target() -> int | None:
@@ -140,7 +142,6 @@ class WeftDriver(DriverBase):
 
     def __init__(self) -> None:
         self.utils = DriverUtils()
-        self.binary_ext = "cubin"
 
     @classmethod
     def is_active(cls) -> bool:
@@ -162,7 +163,7 @@ class WeftDriver(DriverBase):
 
     def get_current_stream(self, device: int | None = None) -> int:
         cuda = torch_cuda()
-        return cuda.current_stream(device).cuda_stream if cuda is not None else 0
+        return sys.modules["torch"]._C._cuda_getCurrentRawStream(device or 0) if cuda is not None else 0
 
     def get_device_capability(self, device: int | None = None) -> tuple[int, int]:
         return virtual_device(device).compute_capability
@@ -221,7 +222,3 @@ class WeftDriver(DriverBase):
 
     def clear_cache(self, cache: Any) -> None:
         cache.zero_()
-
-
-def device_count() -> int:
-    return len(virtual_devices())
