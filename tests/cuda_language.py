@@ -650,7 +650,6 @@ CASES = [
         lambda r: [ints(r, -99, 99, 384), int_zeros(384)],
         lambda x, y: {1: 3 * blocks_of(x, 128)[:, ::-1].ravel()},
         compilers=NVRTC,
-        arch="sm_80",  # for sm_90 the library copies with cp.async.bulk
     ),
     Case(
         "async.cu",

@@ -221,9 +221,8 @@ def double_tile_kernel(x_desc, out_desc, ROWS: tl.constexpr, COLUMNS: tl.constex
 
 @triton.jit
 def double_tensor_kernel(x_ptr, out_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    block: tl.constexpr = [ROWS, COLUMNS]
-    x_desc = tl.make_tensor_descriptor(x_ptr, [rows, columns], [columns, 1], block)
-    out_desc = tl.make_tensor_descriptor(out_ptr, [rows, columns], [columns, 1], block)
+    x_desc = tl.make_tensor_descriptor(x_ptr, [rows, columns], [columns, 1], [ROWS, COLUMNS])
+    out_desc = tl.make_tensor_descriptor(out_ptr, [rows, columns], [columns, 1], [ROWS, COLUMNS])
     double_tile_kernel(x_desc, out_desc, ROWS, COLUMNS)
 
 
@@ -294,23 +293,31 @@ def test_misaligned_descriptor_is_refused(gpu: weft.Device) -> None:
         load_tile_kernel[(1,)](made, out, SIZE=32)
 
 
-def test_blocks_of_a_cluster_share_one_program() -> None:
-    @triton.jit
-    def centre_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
-        offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-        x = tl.load(x_ptr + offsets)
-        tl.store(out_ptr + offsets, x - tl.max(x, 0))
+@triton.jit
+def matmul_kernel(a_ptr, b_ptr, c_ptr, n, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    rows = tl.program_id(0) * M + tl.arange(0, M)
+    columns = tl.program_id(1) * N + tl.arange(0, N)
+    inner = tl.arange(0, K)
+    total = tl.zeros((M, N), tl.float32)
+    for start in range(0, k, K):
+        a = tl.load(a_ptr + rows[:, None] * k + (start + inner)[None, :])
+        b = tl.load(b_ptr + (start + inner)[:, None] * n + columns[None, :])
+        total = tl.dot(a, b, total)
+    tl.store(c_ptr + rows[:, None] * n + columns[None, :], total)
 
-    x, out = torch.randn(4, 512), torch.zeros(4, 512)
-    kernel = centre_kernel[(4,)](x, out, BLOCK=512, num_ctas=2)
-    assert torch.equal(out, x - x.amax(1, keepdim=True))
-    assert "cluster" in kernel.asm["ptx"]
+
+@pytest.mark.parametrize("ctas", [1, 2, 4])
+def test_clusters(ctas: int) -> None:
+    a, b, c = torch.randn(256, 128).half(), torch.randn(128, 256).half(), torch.zeros(256, 256)
+    kernel = matmul_kernel[(2, 2)](a, b, c, 256, 128, 128, 128, 64, num_ctas=ctas)
+    torch.testing.assert_close(c, a.float() @ b.float(), rtol=1e-3, atol=1e-2)
+    assert kernel.metadata.num_ctas == ctas
 
 
 @pytest.mark.skipif(VERSION < (3, 6), reason="tried with Triton 3.6 and newer")
 def test_warp_specialised_matmul_on_tensor_cores() -> None:
     @triton.jit
-    def matmul_kernel(a_ptr, b_ptr, c_ptr, m, n, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    def specialised_kernel(a_ptr, b_ptr, c_ptr, m, n, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
         a_desc = tl.make_tensor_descriptor(a_ptr, [m, k], [k, 1], [M, K])
         b_desc = tl.make_tensor_descriptor(b_ptr, [k, n], [n, 1], [K, N])
         c_desc = tl.make_tensor_descriptor(c_ptr, [m, n], [n, 1], [M, N])
@@ -322,7 +329,7 @@ def test_warp_specialised_matmul_on_tensor_cores() -> None:
 
     triton.set_allocator(lambda size, align, stream: torch.empty(size, dtype=torch.int8))
     a, b, c = torch.randn(256, 192).half(), torch.randn(192, 128).half(), torch.zeros(256, 128)
-    matmul_kernel[(2, 1)](a, b, c, 256, 128, 192, 128, 128, 64)
+    specialised_kernel[(2, 1)](a, b, c, 256, 128, 192, 128, 128, 64)
     torch.testing.assert_close(c, a.float() @ b.float(), rtol=1e-3, atol=1e-2)
 
 

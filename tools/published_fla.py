@@ -236,8 +236,8 @@ def recurrent_cases(ops: Any) -> list[Case]:
         Case("chunk_lightning_attn", qkv, first(ops.chunk_lightning_attn, **lightning), lightning_attn),
         Case("fused_recurrent_lightning_attn", qkv, first(ops.fused_recurrent_lightning_attn, **lightning),
              lightning_attn),
-        Case("chunk_abc", lambda: {**qkv(), "s": normal(B, T, H, 32)}, first(ops.chunk_abc), head_first(naive_recurrent_abc),
-             tolerance=0.02),
+        Case("chunk_abc", lambda: {**qkv(), "s": normal(B, T, H, 32)}, first(ops.chunk_abc),
+             head_first(naive_recurrent_abc), tolerance=0.02),
     ]  # fmt: skip
 
 

@@ -24,7 +24,10 @@ MAX_THREADS = 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """time_limit in seconds, None for no limit. seed 0 keeps the order of blocks and warps; target "" is the host."""
+    """time_limit in seconds, None for no limit. seed 0 keeps the order of blocks and warps; target "" is the host.
+
+    report_dir: the folder into which processes that this one starts put their timelines when they end; "" for none.
+    """
 
     gpu: str
     threads: int
@@ -34,6 +37,7 @@ class Settings:
     triton_arch: str = ""
     deterministic: bool = False
     seed: int = 0
+    report_dir: str = ""
 
 
 def usable_cores() -> int:

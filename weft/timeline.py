@@ -15,14 +15,21 @@ Streams are any hashable names (0 is the default stream), events any hashable, d
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
+import pickle
 import threading
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from weft import settings
 from weft.chips import Chip, find_chip
 from weft.errors import InvalidValueError
-from weft.model.clock import Clock
+from weft.model.clock import Clock, Span
+from weft.model.compiled import PendingLaunch, describe_launch, scalar_parameters
 from weft.model.operators import needs_of
 from weft.model.work import (
     Call,
@@ -42,6 +49,7 @@ from weft.model.work import (
     Work,
     describe_value,
 )
+from weft.runtime import launch as runtime_launch
 
 # A record is the number of its work times LANES plus the number of its lane, a lane being a stream of a device.
 LANE_BITS = 16
@@ -87,8 +95,13 @@ class Timeline:
         self.clocks = {
             chip.name: Clock(chip, self.work, self.lanes, LANE_BITS) for chip in dict.fromkeys([self.chip, *others])
         }
-        self.memory: dict[int, tuple[int, int]] = {}
+        # Functions of front ends that say (device, most bytes allocated at once, most bytes reserved) when asked.
+        self.memory_sources: list[Callable[[], Iterable[tuple[int, int, int]]]] = []
+        self._noted: dict[int, tuple[int, int]] = {}
+        self._arenas: dict[int, Any] = {}
         self.dropped = 0
+        # The stream on which launches run that name none; a front end with streams of its own puts its answer here.
+        self.current_stream: Callable[[int], Hashable] = lambda device: 0
         self._numbers: dict[Any, int] = {}
         self._lane_numbers: dict[tuple[int, Hashable], int] = {}
         self._log = array("q")
@@ -204,6 +217,22 @@ class Timeline:
         """A compiled kernel that ran (PTX, CUDA C++, Triton)."""
         self._record(launch, stream, device)
 
+    def launched(self, launch: Any) -> None:
+        """A launch of weft.runtime that just ended; every launch of the process comes here while this records."""
+        key = ("launch", launch.kernel, launch.grid, launch.block, launch.shared_bytes, scalar_parameters(launch))
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._number(key, describe_launch(launch))
+            self._arenas[id(launch.device.arena)] = (launch.device.ordinal, launch.device.arena)
+        device = launch.device.ordinal
+        stream = launch.stream
+        if stream is None or stream is launch.device.default_stream or stream == 0:
+            stream = self.current_stream(device)
+        lane = self._lane_numbers.get((device, stream))
+        if lane is None:
+            lane = self._add_lane(device, stream)
+        self._append(number << LANE_BITS | lane)
+
     def collective(self, kind: str, nbytes: int, ranks: int, stream: Hashable = 0, device: int | Sequence[int] = 0, *,
                    nodes: int = 1, group: Hashable = None) -> None:  # fmt: skip
         """A collective operation among `ranks` GPUs on `nodes` machines.
@@ -282,8 +311,20 @@ class Timeline:
             self._modes = self._modes & ~2 | convolution << 1
 
     def note_memory(self, device: int, peak: int, reserved: int) -> None:
-        """The most bytes of a device that were allocated and reserved at once; the summary shows them."""
-        self.memory[device] = (peak, reserved)
+        """The most bytes of a device that were allocated and reserved at once; the largest that is noted counts."""
+        before = self._noted.get(device, (0, 0))
+        self._noted[device] = (max(before[0], peak), max(before[1], reserved))
+
+    def peak_memory(self) -> dict[int, tuple[int, int]]:
+        """By device: the most bytes allocated and reserved at once, of all front ends together."""
+        for source in self.memory_sources:
+            for device, peak, reserved in source():
+                self.note_memory(device, peak, reserved)
+        found = dict(self._noted)
+        for device, arena in self._arenas.values():
+            allocated, reserved = found.get(device, (0, 0))
+            found[device] = (allocated + arena.peak, reserved + arena.peak)
+        return found
 
     # ------------------------------------------------------------ the clock
     def advance(self) -> None:
@@ -338,9 +379,36 @@ class Timeline:
         clock = self.clock
         return clock.event_times.get(event, 0.0) <= clock.host_time
 
-    def records(self) -> array:
-        """The records that are kept, oldest first."""
-        return self._log
+    def spans(self, chip: Chip | str | None = None) -> list[Span]:
+        """Everything that is kept, placed on a chip's clock (the program's own by default), in the order of issue."""
+        wanted = self.chip if chip is None else find_chip(chip) if isinstance(chip, str) else chip
+        found: list[Span] = []
+        with self._lock:
+            Clock(wanted, self.work, self.lanes, LANE_BITS, sink=found.append).advance(self._log, 0, len(self._log))
+        return found
+
+    # ------------------------------------------------------------ from one process to another
+    def save(self, path: Path) -> None:
+        """Writes what is kept, for `load_timeline` in another process; whole or not at all."""
+        work = [item.resolve() if isinstance(item, PendingLaunch) else item for item in self.work]
+        data = (self.chip.name, self.device_count, work, self.lanes, self._log, self.dropped, self.peak_memory())
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_bytes(pickle.dumps(data))
+        unfinished.replace(path)
+
+    def forget(self) -> None:
+        """Drops all records; a forked process does so with those of its parent."""
+        with self._lock:
+            del self._log[:]
+            self.dropped = self._priced = 0
+            for name, clock in self.clocks.items():
+                self.clocks[name] = Clock(clock.chip, self.work, self.lanes, LANE_BITS)
+            self._noted.clear()
+
+    @property
+    def record_count(self) -> int:
+        """Records so far, those that were let go included."""
+        return self.dropped + len(self._log)
 
 
 # ---------------------------------------------------------------- the current timeline
@@ -356,6 +424,8 @@ def start(chip: Chip | str, devices: int = 1, compare: Iterable[Chip | str] = ()
     """Makes a timeline the current one and lets launches of compiled kernels report to it. It replaces another."""
     global _current
     _current = Timeline(chip, devices, compare)
+    runtime_launch.observer = _current.launched
+    _save_at_exit()
     return _current
 
 
@@ -363,6 +433,70 @@ def stop() -> Timeline | None:
     """Ends recording; returns the timeline, all of it priced."""
     global _current
     ended, _current = _current, None
+    runtime_launch.observer = None
     if ended is not None:
         ended.advance()
     return ended
+
+
+# ---------------------------------------------------------------- processes that a reported run starts
+class _Exit:
+    """owner: the process that reads the others' timelines. registered: the process whose exit is waited for."""
+
+    owner = 0
+    registered = 0
+
+
+def collect_from_children(directory: str) -> None:
+    """From now on this process's children put their timelines into a folder when they end; `load_timelines` reads
+    them. Only processes that find virtual GPUs through Weft do."""
+    _Exit.owner = os.getpid()
+    settings.configure(report_dir=directory)
+
+
+def _save_at_exit() -> None:
+    if not settings.current().report_dir or os.getpid() in (_Exit.owner, _Exit.registered):
+        return
+    _Exit.registered = os.getpid()
+    atexit.register(_save_child)
+    # Children of multiprocessing end without atexit, and forget finalizers that were made before they began.
+    from multiprocessing import util
+
+    util.Finalize(None, _save_child, exitpriority=100)
+    util.register_after_fork(_Exit, lambda _: util.Finalize(None, _save_child, exitpriority=100))
+
+
+def _save_child() -> None:
+    directory = settings.current().report_dir
+    if _current is None or not directory or os.getpid() == _Exit.owner or not _current.record_count:
+        return
+    with contextlib.suppress(OSError):  # the parent is gone, and its folder with it
+        _current.save(Path(directory) / f"{os.getpid()}.timeline")
+
+
+def _after_fork() -> None:
+    if _current is not None:
+        _current.forget()
+        _save_at_exit()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def load_timelines(directory: str | Path) -> list[Timeline]:
+    """The timelines that this process's children left in its folder, by process number.
+
+    The files are pickles: the folder must be one that only this user can write to.
+    """
+    found = []
+    for path in sorted(Path(directory).glob("*.timeline"), key=lambda path: int(path.stem)):
+        chip, devices, work, lanes, log, dropped, memory = pickle.loads(path.read_bytes())
+        timeline = Timeline(chip, devices)
+        timeline.work.extend(work)
+        timeline.lanes.extend(lanes)
+        timeline._log.extend(log)
+        timeline.dropped = dropped
+        for device, (peak, reserved) in memory.items():
+            timeline.note_memory(device, peak, reserved)
+        found.append(timeline)
+    return found

@@ -513,6 +513,11 @@ class _Shape:
         # Memories [0, used) may be occupied. A worker that comes back with more memories left because all were.
         used = f.variable(f.field(worker, abi.Worker, "resident"))
         resident = f.variable(f.get(used))
+        if self.clusters:  # of a cluster that is left, some blocks may have finished
+            f.set(resident, none)
+            with f.for_range(none, f.get(used)) as k:
+                live = f.field(f.offset(blocks, f.mul(k, stride)), abi.BlockHeader, "live_warps")
+                f.set(resident, f.add(f.get(resident), f.zext(f.icmp("ne", live, 0), "i64")))
         f.set_field(worker, abi.Worker, "need_blocks", 0)
         with f.if_(f.icmp("eq", f.get(used), 0)):
             f.atomicrmw("add", active, one, "seq_cst")

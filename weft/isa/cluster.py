@@ -34,7 +34,7 @@ class ClusterWait:
 _MAP = {"type": ("u32", "u64"), "raw": True, "pipe": "alu", "ptx": "7.8", "sm": 90}
 
 
-@instruction("mapa{.shared::cluster}.type d, a, b", section="9.7.9.22", **_MAP)
+@instruction("mapa{.shared::cluster}.type d, a, b", operands={"b": "u32"}, section="9.7.9.22", **_MAP)
 class Mapa:
     """The address at which the block of rank b has what this block has at shared address a; generic addresses without
     the space."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from weft.chips import Chip
 from weft.model.collectives import estimate_collective, find_kind
+from weft.model.compiled import PendingLaunch
 from weft.model.operators import profiles_of, waits_for_device
 from weft.model.profile import Profile, TimeModel
 from weft.model.rates import constants, link_bandwidth, sustained_bandwidth
@@ -115,11 +116,9 @@ class Range:
 class Counts:
     """Numbers of records by what they were."""
 
-    operators: int = 0
     kernels: int = 0
     copies: int = 0
     collectives: int = 0
-    compiled: int = 0
     bytes_only: dict[str, int] = field(default_factory=dict)
     rough: dict[str, int] = field(default_factory=dict)
 
@@ -185,17 +184,18 @@ class Clock:
                 self._step(number, work[number], lane)
 
     def _step(self, number: int, item: Work, lane: tuple[int, Hashable]) -> None:
-        if isinstance(item, (Call, KernelLaunch)):
+        if isinstance(item, PRICED):
             found = self._priced[number] = self._price(item)
             self._run(found, lane)
         else:
             _HANDLERS[type(item)](self, item, lane)
 
-    def _price(self, item: Call | KernelLaunch) -> Priced:
+    def _price(self, item: Any) -> Priced:
         if isinstance(item, Call):
             profiles, host, waits = profiles_of(item), self._host["operator"], waits_for_device(item)
         else:
-            profiles, host, waits = [_profile_of(item)], self._host["compiled_launch"], False
+            launch = item.resolve() if isinstance(item, PendingLaunch) else item
+            profiles, host, waits = [_profile_of(launch)], self._host["compiled_launch"], False
         pieces = []
         for profile in profiles:
             estimate = self.model.estimate(profile, self.chip)
@@ -409,9 +409,9 @@ class Clock:
             number = record >> self._bits
             one = self._lanes[record & self._mask]
             found = self._priced.get(number)
-            if found is None and isinstance(self._work[number], (Call, KernelLaunch)):
+            if found is None and isinstance(self._work[number], PRICED):
                 self._host = saved
-                found = self._priced[number] = self._price(self._work[number])  # type: ignore[arg-type]
+                found = self._priced[number] = self._price(self._work[number])
                 self._host = {**dict.fromkeys(saved, 0.0), "pageable_bandwidth": saved["pageable_bandwidth"]}
             self.host_time = begin
             if found is not None:
@@ -421,6 +421,9 @@ class Clock:
         self._host, self.host_time = saved, begin
         self._ready[lane] = max([arrival, *(self._ready.get(one, 0.0) for one in lanes)])
 
+
+# What is priced once and then run as often as it is launched.
+PRICED = (Call, KernelLaunch, PendingLaunch)
 
 _HANDLERS: dict[type, Callable[[Clock, Any, tuple[int, Hashable]], None]] = {
     Copy: Clock._copy, Collective: Clock._collective, EventRecord: Clock._record_event, EventWait: Clock._wait_event,

@@ -30,7 +30,7 @@ from weft.types import TYPES, ScalarType
 # Registers may be wider than the type of these instructions.
 WIDENING = ("ld", "ldu", "st", "cvt")
 # Entries with raw operands whose operand types the table states exactly.
-_CHECKED_RAW = ("ld", "ldu", "st", "mov", "atom", "red")
+_CHECKED_RAW = ("ld", "ldu", "st", "mov", "atom", "red", "mapa", "getctarank")
 _SPACES = ("global", "shared", "local", "const", "param")
 _SINGLE_SPACE = ("ld", "ldu", "st", "atom", "red")
 

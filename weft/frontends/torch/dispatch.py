@@ -157,7 +157,7 @@ def write_kernel(entry: Entry, operator: Any, namespace: dict[str, Any], devices
         parameters.append("**kw")
     tensors = [argument for argument in (*named, *own) if _kind_of(argument) in ("one", "optional", "many")]
     seen = "(" + "".join(f"{variable[argument.name]}, " for argument in tensors) + ")"
-    recorded = "(" + "".join(f"{variable[argument.name]}, " for argument in named) + ("*rest" if extra else "") + ")"
+    recorded = "(" + "".join(f"{variable[argument.name]}, " for argument in named) + ("*rest,)" if extra else ")")
     keyword_values = "{" + "".join(f"{argument.name!r}: {variable[argument.name]}, " for argument in own)
     keyword_values += "**kw}" if others else "}"
     function = f"kernel{out.suffix}"

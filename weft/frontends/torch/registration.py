@@ -10,6 +10,7 @@ from weft.frontends.torch import dispatch
 from weft.frontends.torch.devicecheck import factory_device
 from weft.frontends.torch.operators import storage
 from weft.frontends.torch.random import host_generator
+from weft.frontends.torch.sparse import register_sparse_kernels
 
 _C = torch._C
 
@@ -63,4 +64,5 @@ def register_kernels() -> int:
         elif needs_kernel(name):
             library.impl(name, "CUDA", dispatch.make_entry(name), False)
             count += 1
+    count += register_sparse_kernels(libraries)
     return count

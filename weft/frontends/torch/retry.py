@@ -16,6 +16,7 @@ from weft.frontends.torch.tensors import Tensor
 
 _NO_MEMORY = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes")
 _NO_KERNEL = re.compile(r"not implemented for '(Half|BFloat16|ComplexHalf)'|not implemented for.*(Half|BFloat16)")
+_NUMBER = re.compile(r"Expected a value of type 'Tensor' for argument '\w+' but instead found type '(int|float|bool|complex)'")
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 
 
@@ -25,6 +26,9 @@ def retry(error: RuntimeError, operator: Any, index: int, *args: Any, **kwargs: 
     found = _NO_MEMORY.search(text)
     if found:
         refuse_memory(int(found[1]), index, error)
+    if _NUMBER.search(text):
+        # A number in a tensor's place: the operator's other overloads take it.
+        return getattr(torch.ops.aten, operator._schema.name.partition("::")[2])(*args, **kwargs)
     if not _NO_KERNEL.search(text):
         raise error
     narrow = next((value.dtype for value in _tensors((*args, *kwargs.values())) if value.dtype in _WIDER), None)

@@ -104,13 +104,15 @@ def _memory_clock(chip: Any) -> int:
     return int(chip.memory_bandwidth / (2 * chip.memory_bus_bits / 8) / 1e3)
 
 
-def torch_cuda() -> Any:
-    """torch.cuda where PyTorch is loaded and has the virtual GPUs, else None."""
+def torch_cuda(initialised: bool = False) -> Any:
+    """torch.cuda where PyTorch is loaded and has the virtual GPUs, else None; with `initialised`, only once the program
+    has used it: asking it for a device or stream before would initialise it, which forbids forking."""
     torch: Any = sys.modules.get("torch")
     # PyTorch's CPU build lacks the binding; asked at every launch, so it must be quick.
     if torch is None or not hasattr(getattr(torch, "_C", None), "_cuda_getDeviceCount"):
         return None
-    return torch.cuda if torch.cuda.is_available() else None
+    there = torch.cuda.is_initialized() if initialised else torch.cuda.is_available()
+    return torch.cuda if there else None
 
 
 _ordinal = 0
@@ -155,7 +157,7 @@ class WeftDriver(DriverBase):
         """Raises InvalidValueError for an ordinal that there is not."""
         global _ordinal
         virtual_device(device)
-        cuda = torch_cuda()
+        cuda = torch_cuda(initialised=True)
         if cuda is not None:
             cuda.set_device(device)
         else:

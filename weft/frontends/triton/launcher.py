@@ -25,7 +25,10 @@ class Launcher:
         self.descriptors = getattr(metadata, "tensordesc_meta", None)
         self.block = Dim3(32 * metadata.num_warps)
         self.shared_bytes = metadata.shared
-        self.num_ctas = getattr(metadata, "num_ctas", 1)
+        num_ctas = getattr(metadata, "num_ctas", 1)
+        # Triton 3.4 and 3.5 give clusters a shape, later versions a length.
+        shape = getattr(metadata, "cluster_dims", None) or (num_ctas, 1, 1)
+        self.cluster = Dim3(*shape) if num_ctas > 1 else None
         self.cooperative = bool(getattr(metadata, "launch_cooperative_grid", False))
         self.global_scratch = _scratch_of(metadata, "global")
         self.profile_scratch = _scratch_of(metadata, "profile")
@@ -64,8 +67,10 @@ class Launcher:
             self._prepared.clear()
         if len(self._prepared) >= MAX_PREPARED:
             self._prepared.clear()
-        grid = Dim3(int(grid_x) * self.num_ctas, int(grid_y), int(grid_z))
-        made = function.prepared(grid, self.block, None, self.shared_bytes, self.cooperative)
+        x, y, z = self.cluster or (1, 1, 1)
+        grid = Dim3(int(grid_x) * x, int(grid_y) * y, int(grid_z) * z)  # Triton counts clusters
+        function.non_portable_cluster_size_allowed = x * y * z == 16
+        made = function.prepared(grid, self.block, None, self.shared_bytes, self.cooperative, self.cluster)
         self._prepared[grid_x, grid_y, grid_z] = made
         return made
 

@@ -1,0 +1,195 @@
+"""Tensors that are made of other tensors: sparse layouts. Parts on the host in, the whole on CUDA out, and back.
+
+A sparse tensor has no memory of its own, so its twin is put together anew from the twins of its parts at each use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from weft.frontends.torch.recording import record
+from weft.frontends.torch.tensors import Tensor, cpu_device, find_devices, to_cuda, to_cuda_anything, to_host
+
+_C = torch._C
+_KEYS = {
+    name: _C.DispatchKeySet(getattr(_C.DispatchKey, name)) for name in ("SparseCPU", "SparseCsrCPU", "QuantizedCPU")
+}
+_make_coo = torch.ops.aten._sparse_coo_tensor_with_dims_and_tensors.default._handle.redispatch_boxed
+_copy_sparse = torch.ops.aten.copy_sparse_to_sparse_.default._handle.redispatch_boxed
+_COMPRESSED = {
+    torch.sparse_csr: ("crow_indices", "col_indices"), torch.sparse_bsr: ("crow_indices", "col_indices"),
+    torch.sparse_csc: ("ccol_indices", "row_indices"), torch.sparse_bsc: ("ccol_indices", "row_indices"),
+}  # fmt: skip
+
+
+def _parts(tensor: Tensor, key: str, names: tuple[str, ...]) -> list[Tensor]:
+    """Parts of a sparse tensor by the CPU's kernels, which only read pointers."""
+    if tensor.device.type == "cpu":
+        return [getattr(tensor, name)() for name in names]
+    return [getattr(torch.ops.aten, name).default._handle.redispatch_boxed(_KEYS[key], tensor) for name in names]
+
+
+def assemble_on_cuda(host: Tensor, index: int) -> Tensor:
+    """A CUDA tensor of the same layout on the memory of a CPU tensor's parts."""
+    if host.is_quantized:
+        return _assemble_quantised(host, torch.device("cuda", index))
+    device = torch.device("cuda", index)
+    if host.layout is torch.sparse_coo:
+        indices, values = (to_cuda(part, index) for part in _parts(host, "SparseCPU", ("_indices", "_values")))
+        return _assemble_coo(host, indices, values, device)
+    indices = [to_cuda(part, index) for part in _parts(host, "SparseCsrCPU", _COMPRESSED[host.layout])]
+    values = to_cuda(host.values(), index)
+    return torch._sparse_compressed_tensor_unsafe(
+        *indices, values, host.shape, dtype=host.dtype, layout=host.layout, device=device
+    )
+
+
+def assemble_on_host(tensor: Tensor) -> Tensor:
+    """The CPU tensor of the same layout whose parts are the twins of a CUDA tensor's."""
+    if tensor.is_quantized:
+        return _assemble_quantised(tensor, cpu_device)
+    if tensor.layout is torch.sparse_coo:
+        indices, values = (to_host(part) for part in _parts(tensor, "SparseCPU", ("_indices", "_values")))
+        return _assemble_coo(tensor, indices, values, cpu_device)
+    names = (*_COMPRESSED[tensor.layout], "values")
+    *indices, values = (to_host(part) for part in _parts(tensor, "SparseCsrCPU", names))
+    return torch._sparse_compressed_tensor_unsafe(
+        *indices, values, tensor.shape, dtype=tensor.dtype, layout=tensor.layout, device=cpu_device
+    )
+
+
+def _assemble_coo(like: Tensor, indices: Tensor, values: Tensor, device: Any) -> Tensor:
+    dims = (_parts_number(like, "sparse_dim"), _parts_number(like, "dense_dim"))
+    coalesced = bool(_parts_number(like, "is_coalesced"))
+    return _make_coo(
+        _KEYS["SparseCPU"], *dims, list(like.shape), indices, values, dtype=like.dtype, layout=torch.sparse_coo,
+        device=device, is_coalesced=coalesced,
+    )  # fmt: skip
+
+
+def _parts_number(tensor: Tensor, name: str) -> Any:
+    return getattr(torch.ops.aten, name).default._handle.redispatch_boxed(_KEYS["SparseCPU"], tensor)
+
+
+def _assemble_quantised(tensor: Tensor, device: Any) -> Tensor:
+    raise NotImplementedError(
+        "quantised tensors cannot be moved to a virtual GPU: quantise on the CPU, or use torch.ao's fake quantisation"
+    )
+
+
+# ---------------------------------------------------------------- kernels of the sparse dispatch keys
+# Operators that only read or exchange the parts: the CPU's kernel works on the CUDA tensor itself.
+_ON_PARTS = frozenset("""
+    _indices _values indices values crow_indices col_indices ccol_indices row_indices sparse_dim dense_dim _nnz _dimI
+    _dimV is_coalesced _coalesced_ _sparse_coo_tensor_with_dims_and_tensors _sparse_coo_tensor_with_dims
+    sparse_resize_ sparse_resize_and_clear_ copy_sparse_to_sparse_ resize_as_sparse_ empty.memory_format
+    _sparse_compressed_tensor_with_dims _sparse_compressed_tensor_unsafe unsqueeze select.int permute
+""".split())
+
+
+def make_sparse_kernel(name: str, operator: Any, key: str) -> Any:
+    """The kernel of an operator for SparseCUDA or SparseCsrCUDA, from the CPU's for `key`."""
+    if name in _ON_PARTS:
+        redispatch = operator._handle.redispatch_boxed
+        keys = _KEYS[key]
+
+        def on_parts(*args: Any, **kwargs: Any) -> Any:
+            return redispatch(keys, *args, **kwargs)
+
+        return on_parts
+    schema = operator._schema
+    written = [
+        argument for argument in schema.arguments if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+
+    def on_host(*args: Any, **kwargs: Any) -> Any:
+        found = find_devices((*args, *kwargs.values()))
+        index = found[0] if found else _device_in(kwargs)
+        host_args = [_to_host_whole(value) for value in args]
+        host_kwargs = {option: _to_host_whole(value) for option, value in kwargs.items()}
+        result = operator(*host_args, **host_kwargs)
+        targets = [_argument(argument, schema, args, kwargs) for argument in written]
+        sources = [_argument(argument, schema, host_args, host_kwargs) for argument in written]
+        for target, source in zip(targets, sources):
+            if isinstance(target, Tensor) and target.is_cuda:
+                _replace(target, source, index)
+        if targets and len(schema.returns) == len(targets):
+            final = targets[0] if len(targets) == 1 else tuple(targets)
+        else:
+            final = to_cuda_anything(result, index)
+        record(name, args, kwargs, final, index)
+        return final
+
+    return on_host
+
+
+def _device_in(kwargs: dict) -> int:
+    device = kwargs.get("device")
+    if device is not None and device.index is not None:
+        return device.index
+    return _C._accelerator_getDeviceIndex()
+
+
+def _argument(argument: Any, schema: Any, args: Any, kwargs: Any) -> Any:
+    if argument.name in kwargs:
+        return kwargs[argument.name]
+    place = next(place for place, other in enumerate(schema.arguments) if other.name == argument.name)
+    return args[place] if place < len(args) else None
+
+
+def _to_host_whole(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return to_host(value)
+    if type(value) in (list, tuple):
+        return type(value)(_to_host_whole(entry) for entry in value)
+    if isinstance(value, torch.device):
+        return cpu_device
+    return value
+
+
+def _replace(target: Tensor, source: Tensor, index: int) -> None:
+    """Gives a CUDA tensor what a CPU kernel wrote into its twin."""
+    if target.layout is torch.sparse_coo:
+        _copy_sparse(_KEYS["SparseCPU"], target, assemble_on_cuda(source, index), False)
+    elif target.layout is not torch.strided:
+        # Values share memory with the twin's unless the kernel replaced them.
+        new = assemble_on_cuda(source, index)
+        torch.ops.aten.resize_as_sparse_(target, new)
+        target.copy_(new)
+    elif target.shape != source.shape:
+        target.resize_(source.shape)
+        target.copy_(to_cuda(source, index))
+
+
+def register_sparse_kernels(libraries: list[Any]) -> int:
+    """Registers kernels for every operator that the CPU build has for sparse tensors; returns how many."""
+    from weft.frontends.torch.dispatch import find_operator
+
+    count = 0
+    for cuda_key, key in (("SparseCUDA", "SparseCPU"), ("SparseCsrCUDA", "SparseCsrCPU")):
+        library = _C._dispatch_library("IMPL", "aten", cuda_key, "", 0)
+        libraries.append(library)
+        for full in _C._dispatch_get_all_op_names():
+            space, _, name = full.partition("::")
+            if space != "aten" or not _C._dispatch_has_kernel_for_dispatch_key(full, key):
+                continue
+            library.impl(name, cuda_key, _LazyKernel(name, key, find_operator), False)
+            count += 1
+    return count
+
+
+class _LazyKernel:
+    """A sparse kernel that is made when it is first called."""
+
+    __slots__ = ("find", "function", "key", "name")
+
+    def __init__(self, name: str, key: str, find: Any):
+        self.name, self.key, self.find, self.function = name, key, find, None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.function is None:
+            self.function = make_sparse_kernel(self.name, self.find(self.name), self.key)
+        with _C.DisableTorchFunction():
+            return self.function(*args, **kwargs)

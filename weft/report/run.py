@@ -1,0 +1,90 @@
+"""The report of `weft run` and `weft compare`: records while the program runs, says afterwards what it would have cost."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from weft import timeline as timelines
+from weft.chips import Chip
+from weft.errors import InvalidValueError
+from weft.report.comparison import compare, print_comparison
+from weft.report.summary import format_dollars, format_joules, print_summary, summarize
+from weft.report.terminal import make_console
+from weft.report.trace import write_trace
+from weft.timeline import Timeline
+
+
+@contextmanager
+def report_run(chip: Chip, devices: int = 1, *, chips: Sequence[Chip] = (), summary: bool = True,
+               json_file: str | None = None, trace_file: str | None = None) -> Iterator[Timeline]:  # fmt: skip
+    """Records what runs inside the block and reports it at the end, also after an exception.
+
+    chips: those to compare; the table is then printed on standard output instead of the summary on standard error.
+    json_file, trace_file: where to write all of it, and the Chrome trace. Raises InvalidValueError for a file that
+    cannot be written, before anything runs.
+    """
+    for path in (json_file, trace_file):
+        if path is not None:
+            _check_writable(path)
+    with tempfile.TemporaryDirectory(prefix="weft-report-") as directory:
+        timelines.collect_from_children(directory)
+        timeline = timelines.start(chip, devices, chips)
+        start = time.perf_counter()
+        try:
+            yield timeline
+        finally:
+            wall = time.perf_counter() - start
+            # A front end may have put another timeline in the first one's place.
+            last = timelines.stop() or timeline
+            _report(last, timelines.load_timelines(directory), wall, chips, summary, json_file, trace_file)
+
+
+def _check_writable(path: str) -> None:
+    try:
+        with Path(path).open("a"):
+            pass
+    except OSError as error:
+        raise InvalidValueError(f"cannot write {path}: {error.strerror}") from None
+
+
+def slowest(own: Timeline, others: Sequence[Timeline]) -> Timeline:
+    """The timeline that speaks for a run of several processes: the one that takes longest."""
+    used = [timeline for timeline in (own, *others) if timeline.record_count]
+    return max(used, key=lambda timeline: timeline.clock.elapsed, default=own)
+
+
+def _report(own: Timeline, others: Sequence[Timeline], wall: float, chips: Sequence[Chip], summary: bool,
+            json_file: str | None, trace_file: str | None) -> None:  # fmt: skip
+    main = slowest(own, others)
+    used = [timeline for timeline in (own, *others) if timeline.record_count]
+    if chips:
+        print_comparison(main, chips, wall)
+    elif summary:
+        console = make_console(stderr=True)
+        print_summary(main, console, wall)
+        if len(used) > 1:
+            console.print("weft: " + describe_processes(used), markup=False, soft_wrap=True)
+    if json_file is not None:
+        data: dict[str, Any] = compare(main, chips, wall) if chips else summarize(main, wall_seconds=wall)
+        if len(used) > 1:
+            data["processes"] = [summarize(timeline) for timeline in used]
+        Path(json_file).write_text(json.dumps(data, indent=2) + "\n")
+    if trace_file is not None:
+        write_trace(main, trace_file)
+
+
+def describe_processes(used: Sequence[Timeline]) -> str:
+    """One line about all processes of a run, whose slowest the summary shows."""
+    data = [summarize(timeline)["predicted"] for timeline in used]
+    joules = sum(found["energy_joules"] for found in data)
+    text = f"this is the slowest of {len(used)} processes; all of them {format_joules(joules)}"
+    costs = [found["cost_dollars"] for found in data]
+    if None not in costs:
+        text += f" and {format_dollars(sum(costs))} predicted"
+    return text
