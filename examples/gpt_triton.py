@@ -41,7 +41,7 @@ def init_kernel(master, low, offset, n, mean, std, seed, CHUNK: tl.constexpr):
     tl.store(low + offset + at, value.to(low.dtype.element_ty), mask=at < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "count", "seed"])
 def batch_kernel(text, inputs, targets, first, count, seed, T: tl.constexpr):
     """A random stretch of T characters of text[first : first + count], and the same one character later."""
     row = tl.program_id(0)
@@ -289,7 +289,7 @@ def cross_entropy_kernel(logits, targets, losses, dlogits, vocabulary, V: tl.con
     tl.store(dlogits + at, gradient.to(dlogits.dtype.element_ty))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["row", "place", "seed"])
 def sample_kernel(logits, row_stride, row, tokens, place, stride, vocabulary, temperature, seed, V: tl.constexpr):
     """Draws a character for each sequence: the largest of logit / temperature plus Gumbel noise."""
     sequence = tl.program_id(0)
@@ -361,18 +361,18 @@ class Shape:
 
     def parameters(self) -> dict[str, tuple[tuple[int, ...], float, float]]:
         """Shape, mean and standard deviation at the start of every parameter; those that decay come first."""
-        c, std = self.width, 0.02
-        deep = std / math.sqrt(2 * self.layers)
+        c, layers = self.width, self.layers
+        std = c**-0.5
         found: dict[str, tuple[tuple[int, ...], float, float]] = {
-            "table": ((self.padded, c), 0, std),
-            "positions": ((self.context, c), 0, std),
-            "head": ((c, self.padded), 0, std),
+            "table": ((self.padded, c), 0, 0.1),
+            "positions": ((self.context, c), 0, 0.1),
+            "head": ((c, self.padded), 0, 0.02),
         }
-        for i in range(self.layers):
+        for i in range(layers):
             found[f"{i}.qkv"] = ((c, 3 * c), 0, std)
-            found[f"{i}.mix"] = ((c, c), 0, deep)
+            found[f"{i}.mix"] = ((c, c), 0, std / (2 * layers) ** 0.5)
             found[f"{i}.up"] = ((c, 4 * c), 0, std)
-            found[f"{i}.down"] = ((4 * c, c), 0, deep)
+            found[f"{i}.down"] = ((4 * c, c), 0, std / (8 * layers) ** 0.5)
         for name in [f"{i}.ln{j}" for i in range(self.layers) for j in (1, 2)] + ["ln"]:
             found[f"{name}.weight"] = ((c,), 1, 0)
             found[f"{name}.bias"] = ((c,), 0, 0)

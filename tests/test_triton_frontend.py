@@ -47,6 +47,13 @@ def gpu():
     return weft.install("h100", children=False)
 
 
+@pytest.fixture
+def restored(gpu: weft.Device):
+    """Lets a test install other GPUs."""
+    yield
+    weft.install("h100", triton_arch="", children=False)
+
+
 @triton.jit
 def add_kernel(x_ptr, y_ptr, out_ptr, n, BLOCK: tl.constexpr):
     offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -236,13 +243,8 @@ def load_tile_kernel(x_desc, out_ptr, SIZE: tl.constexpr):
 def architecture(request, gpu: weft.Device):
     """Tensor maps on sm_90, pointers and numbers on sm_80."""
     weft.install("h100", triton_arch=request.param, children=False)
-    kernels = (double_tile_kernel, double_tensor_kernel, load_tile_kernel)
-    for kernel in kernels:
-        kernel.device_caches.clear()
     yield request.param
     weft.install("h100", triton_arch="", children=False)
-    for kernel in kernels:
-        kernel.device_caches.clear()
 
 
 def descriptor(tensor, block, **options):
@@ -520,12 +522,34 @@ def test_autotune_and_do_bench() -> None:
     double_kernel[grid](x, out, 10_000)
     assert torch.equal(out, 2 * x)
     assert double_kernel.best_config in configs
-    low, middle, high = triton.testing.do_bench(
-        lambda: double_kernel[grid](x, out, 10_000), warmup=1, rep=2, quantiles=[0.2, 0.5, 0.8]
-    )
-    assert 0 < low <= middle <= high < 1000
-    times = triton.testing.do_bench(lambda: double_kernel[grid](x, out, 10_000), warmup=1, rep=2, return_mode="all")
-    assert min(times) > 0
+
+
+def test_do_bench_predicts_for_the_chip(restored: None, capfd: pytest.CaptureFixture) -> None:
+    from weft.frontends.triton import benchmark
+
+    benchmark._told.clear()
+    n = 1 << 20
+    x, y, out = torch.rand(n), torch.rand(n), torch.empty(n)
+    times = {}
+    for chip in ("h100", "rtx3060"):
+        weft.install(chip, children=False)
+        times[chip] = triton.testing.do_bench(lambda: add_kernel[(n // 1024,)](x, y, out, n, BLOCK=1024))
+        # 12 MiB at the data sheet's bandwidth are the least that it can take, and a launch is not free.
+        least = 1e3 * 3 * 4 * n / devices.virtual_device().chip.memory_bandwidth
+        assert least < times[chip] < 4 * least + 0.02
+    assert times["rtx3060"] > 3 * times["h100"]
+    text = capfd.readouterr().err
+    assert "times are predicted for h100" in text and "times are predicted for rtx3060" in text
+
+
+def test_do_bench_measures_what_does_not_run_on_the_device(capfd: pytest.CaptureFixture) -> None:
+    from weft.frontends.triton import benchmark
+
+    benchmark._told.clear()
+    low, middle, high = triton.testing.do_bench(lambda: sum(range(1000)), warmup=1, rep=2, quantiles=[0.2, 0.5, 0.8])
+    assert 0 < low <= middle <= high < 100
+    assert min(triton.testing.do_bench(lambda: sum(range(1000)), warmup=1, rep=2, return_mode="all")) > 0
+    assert "times are measured on this host" in capfd.readouterr().err
 
 
 def test_heuristics() -> None:
@@ -638,18 +662,9 @@ def test_cache_is_apart_from_a_real_gpus() -> None:
 
 
 # ---------------------------------------------------------------- chips and architectures
-@pytest.fixture
-def restored(gpu: weft.Device):
-    """Lets a test install other GPUs."""
-    yield
-    weft.install("h100", triton_arch="", children=False)
-    add_kernel.device_caches.clear()
-
-
 @pytest.mark.parametrize("chip, wanted", [("a100-80gb", "sm_80"), ("rtx4080", "sm_89"), ("rtx3060", "sm_86")])
 def test_compiles_for_the_chips_architecture(chip: str, wanted: str, restored: None) -> None:
     weft.install(chip, children=False)
-    add_kernel.device_caches.clear()
     x, y, out, kernel = launch_add()
     assert f".target {wanted}\n" in kernel.asm["ptx"]
     assert torch.equal(out, x + y)
@@ -657,7 +672,6 @@ def test_compiles_for_the_chips_architecture(chip: str, wanted: str, restored: N
 
 def test_another_architecture_on_request(restored: None) -> None:
     weft.install("h100", triton_arch="sm_80", children=False)
-    add_kernel.device_caches.clear()
     x, y, out, kernel = launch_add()
     assert ".target sm_80\n" in kernel.asm["ptx"] and torch.equal(out, x + y)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -79,26 +80,85 @@ def main() -> None:
               help="Stop a launch that runs longer than this.")  # fmt: skip
 @click.option("--deterministic", is_flag=True, help="Run blocks in order on one thread.")
 @click.option("--seed", type=click.IntRange(min=1, max=2**32 - 1), help="Shuffle the order of blocks and warps.")
+@click.option("--deferred-copies", is_flag=True, help="Make asynchronous copies only in the waits that a program must "
+              "perform, so that a missing wait shows.")  # fmt: skip
 @click.option("--triton-arch", metavar="ARCH", help="Let Triton compile for this architecture, as sm_80 (default: the "
               "chip's).")  # fmt: skip
+@click.option("--gpus", "count", type=click.IntRange(min=1), default=1, metavar="COUNT", help="How many such GPUs "
+              "there are (default: 1).")  # fmt: skip
+@click.option("--summary/--no-summary", default=True, help="Say at the end, on standard error, what the run would have "
+              "cost on the chip (default: yes).")  # fmt: skip
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write all of the summary as "
+              "JSON.")  # fmt: skip
+@click.option("--trace", "trace_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write what ran when as a "
+              "trace for Perfetto or Chrome.")  # fmt: skip
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does; the rest are its arguments.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM.py [ARGS]...")
 def run(gpu: str | None, threads: int | None, time_limit: float | None, deterministic: bool, seed: int | None,
-        triton_arch: str | None, module: str | None, program: tuple[str, ...]) -> None:  # fmt: skip
+        deferred_copies: bool, triton_arch: str | None, count: int, summary: bool, json_file: str | None,
+        trace_file: str | None, module: str | None, program: tuple[str, ...]) -> None:  # fmt: skip
     """Run a Python program on virtual GPUs.
 
-    Triton finds them instead of a GPU. On a machine with a real GPU it is used, unless --gpu (or WEFT_GPU) names a
-    virtual one.
+    Triton and PyTorch find them instead of a GPU. On a machine with a real GPU it is used, unless --gpu (or WEFT_GPU)
+    names a virtual one.
 
     Options come before the program; what follows its name is passed to it.
     """
+    check_program(module, program)
+    virtual = attach(gpu=gpu, threads=threads, time_limit=time_limit, deterministic=deterministic, seed=seed,
+                     deferred_copies=deferred_copies, triton_arch=triton_arch, count=count)  # fmt: skip
+    if not virtual or not (summary or json_file or trace_file):
+        sys.exit(run_program(module, list(program)))
+    from weft import settings
+    from weft.chips import find_chip
+    from weft.report.run import report_run
+
+    chip = find_chip(settings.current().gpu)
+    tell = tell_children(count)
+    with report_run(chip, count, summary=summary, json_file=json_file, trace_file=trace_file, tell=tell):
+        status = run_program(module, list(program))
+    sys.exit(status)
+
+
+@main.command(cls=RunCommand)
+@click.option("--gpus", "names", required=True, metavar="NAMES", help="The chips, separated by commas: h100,rtx4090,t4; "
+              "see `weft gpus`.")  # fmt: skip
+@click.option("--count", type=click.IntRange(min=1), default=1, help="How many GPUs the program finds (default: 1).")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write everything as JSON.")
+@click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does; the rest are its arguments.")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM.py [ARGS]...")
+def compare(names: str, count: int, json_file: str | None, module: str | None, program: tuple[str, ...]) -> None:
+    """Run a Python program once and price it on several chips.
+
+    The table says for each chip what the run would have taken: time, memory and whether it fits, energy, cost, and what
+    limits it; this machine's measured time stands beside them. While it runs the program sees the chip with the most
+    memory.
+    """
+    from weft.report.comparison import choose_visible, find_chips
+    from weft.report.run import report_run
+
+    check_program(module, program)
+    chips = find_chips(names)
+    visible = choose_visible(chips)
+    attach(gpu=visible.name, count=count)
+    with report_run(visible, count, chips=chips, json_file=json_file, tell=tell_children(count)):
+        status = run_program(module, list(program))
+    sys.exit(status)
+
+
+def tell_children(count: int) -> Callable[[], None]:
+    """A function that lets processes started later find the same devices, with the settings of the moment."""
+    from weft.install import tell_children as tell
+
+    return partial(tell, count)
+
+
+def check_program(module: str | None, program: Sequence[str]) -> None:
+    """Raises UsageError where no program is named, or one that is no Python."""
     if module is None and not program:
         raise click.UsageError("name a program: weft run PROGRAM.py, or weft run -m MODULE")
     if module is None:
         refuse_cuda_source(program[0])
-    attach(gpu=gpu, threads=threads, time_limit=time_limit, deterministic=deterministic, seed=seed,
-           triton_arch=triton_arch)  # fmt: skip
-    sys.exit(run_program(module, list(program)))
 
 
 def refuse_cuda_source(program: str) -> None:
@@ -117,18 +177,20 @@ def refuse_cuda_source(program: str) -> None:
         )
 
 
-def attach(**chosen) -> None:
+def attach(**chosen) -> bool:
     """Makes the options that were given the process's settings and attaches the front ends, except where the machine
-    has a real GPU and none was asked for. Raises WeftError for an unknown chip."""
+    has a real GPU and none was asked for: then the answer is False. Raises WeftError for an unknown chip."""
     from weft import settings
     from weft.install import attach_front_ends, find_real_gpus
 
     given = {name: value for name, value in chosen.items() if value is not None and value is not False}
     if "gpu" not in given and not os.environ.get("WEFT_GPU") and (found := find_real_gpus()):
         click.echo(f"weft: frameworks use the real GPU ({found[0]}); --gpu NAME chooses a virtual one", err=True)
+        given.pop("count", None)
         settings.configure(**given)
-        return
+        return False
     attach_front_ends(**given)
+    return True
 
 
 def run_program(module: str | None, arguments: Sequence[str]) -> int:

@@ -59,7 +59,7 @@ class FrontEnd:
 
 
 FRONT_ENDS: tuple[FrontEnd, ...] = (
-    FrontEnd("Triton", "triton", after="weft.frontends.triton:attach"),
+    FrontEnd("Triton", "triton", after="weft.frontends.triton:attach", changed="weft.frontends.triton:change_devices"),
     FrontEnd(
         "PyTorch",
         "torch",
@@ -133,6 +133,11 @@ def install(gpu: Any = None, *, count: int = 1, children: bool = True, **options
 
     attach_front_ends(gpu, count=count, children=children, **options)
     return virtual_device(0)
+
+
+def is_installed() -> bool:
+    """Whether this process's programs find virtual GPUs, by `install` or under `weft run`."""
+    return _hook is not None
 
 
 def attach_front_ends(gpu: Any = None, *, count: int = 1, children: bool = True, **options: Any) -> None:

@@ -7,6 +7,7 @@
 | WEFT_CACHE_DIR | folder of compiled kernels | $XDG_CACHE_HOME/weft, ~/.cache/weft |
 | WEFT_TIME_LIMIT | seconds after which a launch is stopped | none |
 | WEFT_TARGET | "avx2" leaves out AVX-512 and newer | what the processor has |
+| WEFT_DEFERRED_COPIES | "1": asynchronous copies are made by the waits | they are complete when issued |
 | WEFT_TRITON_ARCH | architecture that Triton compiles for, as sm_80 | the chip's |
 """
 
@@ -37,6 +38,7 @@ class Settings:
     triton_arch: str = ""
     deterministic: bool = False
     seed: int = 0
+    deferred_copies: bool = False
     report_dir: str = ""
 
 
@@ -60,6 +62,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         time_limit=_read_seconds(environment.get("WEFT_TIME_LIMIT", "")),
         target=target,
         triton_arch=environment.get("WEFT_TRITON_ARCH", ""),
+        deferred_copies=_read_flag("WEFT_DEFERRED_COPIES", environment.get("WEFT_DEFERRED_COPIES", "")),
     )
 
 
@@ -69,6 +72,12 @@ def _read_threads(text: str) -> int:
     if not text.strip().isdecimal() or not 1 <= int(text) <= MAX_THREADS:
         raise InvalidValueError(f"WEFT_THREADS: found {text!r}, expected a number from 1 to {MAX_THREADS}")
     return int(text)
+
+
+def _read_flag(name: str, text: str) -> bool:
+    if text not in ("", "0", "1"):
+        raise InvalidValueError(f"{name}: found {text!r}, expected 0 or 1")
+    return text == "1"
 
 
 def _read_seconds(text: str) -> float | None:

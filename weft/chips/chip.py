@@ -247,11 +247,15 @@ def _simplify(name: str) -> str:
 
 @lru_cache(maxsize=64)
 def find_chip(name: str) -> Chip:
-    """The chip of that name or alias; case, spaces and dashes do not matter.
+    """The chip of that name or alias; case, spaces and dashes do not matter. "cpu" is this machine's, measured.
 
     Raises InvalidValueError that lists what there is.
     """
     wanted = _simplify(name)
+    if wanted in ("cpu", "host", "thismachine"):
+        from weft.chips.host import host_chip
+
+        return host_chip()
     path = DATA / f"{name}.toml"  # the usual case needs one file only
     if re.fullmatch(r"[a-z0-9-]+", name) and name != "capability" and path.exists():
         return read_chip(path)

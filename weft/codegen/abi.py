@@ -3,7 +3,7 @@
 A launch has one `Launch`, read by all workers; each worker thread has one `Worker`. A worker runs blocks in block
 memories: one block memory holds all that a resident block owns:
 
-    header (64) | warp records (32 each) | barriers (16 x 64) | frames | shared memory | local memory
+    header (64) | warp records (32 each) | barriers (16 x 64) | frames | queue | shared memory | local memory
 
 The compiled kernel exports `weft_run(Worker*)`, which claims blocks from `Launch.next_block` until none is left or
 `Launch.stop` is set. Inside, one function runs one warp:
@@ -212,8 +212,11 @@ class HostCall(IntEnum):
     FREE = 4  # address
 
 
-def block_layout(warps: int, frame_bytes: int, shared_bytes: int, local_bytes: int) -> dict[str, int]:
-    """Offsets of the parts of a block memory, and its `stride`. local_bytes is per thread, rounded up to 4."""
+def block_layout(
+    warps: int, frame_bytes: int, shared_bytes: int, local_bytes: int, queue_bytes: int = 0
+) -> dict[str, int]:
+    """Offsets of the parts of a block memory, and its `stride`. local_bytes is per thread, rounded up to 4. The queue is
+    that of deferred copies."""
 
     def align(value: int) -> int:
         return (value + 63) // 64 * 64
@@ -221,10 +224,11 @@ def block_layout(warps: int, frame_bytes: int, shared_bytes: int, local_bytes: i
     warps_at = ctypes.sizeof(BlockHeader)
     barriers_at = align(warps_at + warps * ctypes.sizeof(WarpRecord))
     frames_at = align(barriers_at + BARRIER_COUNT * ctypes.sizeof(Barrier))
-    shared_at = align(frames_at + warps * frame_bytes)
+    queue_at = align(frames_at + warps * frame_bytes)
+    shared_at = align(queue_at + queue_bytes)
     local_at = align(shared_at + shared_bytes + 64)
     stride = align(local_at + warps * 32 * ((local_bytes + 3) // 4 * 4) + 64)
-    return {"warps": warps_at, "barriers": barriers_at, "frames": frames_at, "shared": shared_at, "local": local_at,
+    return {"warps": warps_at, "barriers": barriers_at, "frames": frames_at, "queue": queue_at, "shared": shared_at, "local": local_at,
             "stride": stride}  # fmt: skip
 
 

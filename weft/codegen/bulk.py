@@ -26,7 +26,7 @@ import ctypes
 import re
 from collections.abc import Callable, Sequence
 
-from weft.codegen import abi, mbarriers
+from weft.codegen import abi, deferred, mbarriers
 from weft.codegen.access import CONTEXT, begin
 from weft.codegen.atomics import Atomic
 from weft.codegen.irtext import IRFunction, Value, constant
@@ -54,8 +54,48 @@ COORDINATES = 8
 RANGE_BYTES = ctypes.sizeof(abi.Range)
 
 
+_PUT_OFF = re.compile("weft_(bulk_(load|store|shared|reduce_.*)|tensor_copy_.*|mbarrier_(update|arrive|hold|test))")
+
+
 class BulkOps:
     """What instruction rules ask for: part of Lowering."""
+
+    deferred = False  # copies are made by the waits: see deferred.py
+
+    def put_off(self, name: str) -> str:
+        """The support function to call instead where copies are deferred."""
+        if self.deferred and _PUT_OFF.fullmatch(name):
+            return name.replace("weft_", "weft_late_", 1)
+        return name
+
+    def copy_groups(self, verb: str, bulk: bool, count: int = 0) -> None:
+        """commit_group, wait_group (`count` groups may be pending) and wait_all of cp.async or bulk copies. There is
+        nothing to do unless copies are deferred."""
+        if not self.deferred or self.dry:
+            return
+        kind = deferred.BULK if bulk else deferred.SMALL
+        keep = {"commit_group": "", "wait_group": f", i32 {min(count, 1 << 30)}", "wait_all": ", i32 -1"}[verb]
+        name = self._call_support("weft_late_commit" if verb == "commit_group" else "weft_late_wait")
+        self.e(f"call void {name}({_CONTEXT}, i32 {self.mask_word()}, i32 {kind}{keep})")
+        self.after_slow_call()
+
+    def finish_copies(self) -> list[str]:
+        """At a warp's end: what its deferred stores need."""
+        if self.is_function or not any(name.startswith("weft_late_") for name in self.support):
+            return []
+        self.support.add("weft_late_finish")
+        return [f"  call void @weft_late_finish({_CONTEXT})"]
+
+    def arrive_after_copies(self, address: LaneValue, noinc: bool) -> None:
+        """cp.async.mbarrier.arrive, `address` in the cluster's shared memory."""
+        if not self.deferred:
+            none = self.const(0, 64)
+            operands = [address, self.const(int(noinc), 64), none, none]
+            self.bulk_call("weft_mbarrier_update", operands, result=64)
+            return
+        own = self.shl(self.const(1, 32), self.lane())
+        lanes = self.active_mask() if address.is_uniform else own
+        self.bulk_call("weft_late_arrival", [address, lanes, self.const(int(noinc), 32)], once=True)
 
     def bulk_slots(self, count: int) -> str:
         """Pointer to `count` range slots of this instruction, side by side."""
@@ -77,7 +117,7 @@ class BulkOps:
             if not result:
                 return None
             return self.scalar("%dry", result) if once else self.varying(("%dry",) * self.chunks, result)
-        symbol = self._call_support(name)
+        symbol = self._call_support(self.put_off(name))
         if once:
             return self._call_once(symbol, operands, slots, result)
         slot = f", ptr {self.bulk_slots(slots)}" if slots else ""
@@ -422,6 +462,59 @@ def write_tensor_out(name: str, target: Target, operation: str) -> IRFunction:
     return f
 
 
+# ---------------------------------------------------------------- deferred copies
+_BULK_LOAD = [*SLOT, ("i64", "source"), ("i32", "destination"), ("i32", "size"), ("i32", "mbarrier"), ("i32", "blocks")]
+_BULK_STORE = [*SLOT, ("i64", "destination"), ("i32", "source"), ("i32", "size"), ("i32", "bytes")]
+_BULK_REDUCE = _BULK_STORE[:-1]
+_BULK_SHARED = _SHARED[len(CONTEXT) + len(PLACE) :]
+_TENSOR_OUT = [*_TENSOR[len(CONTEXT) + len(PLACE) :], ("i32", "source")]
+_TENSOR_IN = [*_TENSOR_OUT[:-1], ("i32", "destination"), ("i32", "mbarrier"), ("i32", "blocks")]
+
+
+def late_parameters(what: str) -> list[tuple[str, str]]:
+    """Parameters of weft_WHAT behind the common ones."""
+    for pattern, parameters in (
+        ("bulk_load", _BULK_LOAD), ("bulk_store", _BULK_STORE), ("bulk_shared|bulk_reduce_shared_.*", _BULK_SHARED),
+        ("bulk_reduce_.*", _BULK_REDUCE), ("tensor_copy_in", _TENSOR_IN), ("tensor_copy_.*", _TENSOR_OUT),
+    ):  # fmt: skip
+        if re.fullmatch(pattern, what):
+            return parameters
+    raise ValueError(what)
+
+
+def write_late_copy(name: str, target: Target, what: str) -> IRFunction:
+    """Queues a bulk or tensor copy."""
+    parameters = late_parameters(what)
+    if "mbarrier" not in dict(map(reversed, parameters)):
+        return deferred.write_late_group(name, target, what, parameters)
+    if what == "tensor_copy_in":
+        copy_ = _TensorCopy(name, target, _TENSOR_IN[-3:])
+        f, total = copy_.f, copy_.f.variable(constant("i64", 0))
+        copy_.each_part(lambda offset: f.set(total, f.add(offset, plan_field(f, copy_.plan, "total"))))
+        bytes_ = f.get(total)
+    else:
+        f = begin(name, "void", [*CONTEXT, *PLACE, *parameters], target)
+        bytes_ = f.zext(named(f)["size"], "i64")
+    p, given = named(f), f.parameters[len(CONTEXT) + len(PLACE) :]
+    if "blocks" not in p:
+        deferred.write_late_signal(f, what, p["mbarrier"], bytes_, list(given))
+        return f
+
+    def act(base: Value) -> None:
+        # each block's copy waits for that block's object: one call each
+        rank = f.sub(f.lshr(base, abi.CLUSTER_STRIDE.bit_length() - 1), 1)
+        alone = f.select(f.icmp("eq", base, 0), constant("i32", -1), f.shl(1, f.and_(rank, 15)))
+        values = [alone if value is p["blocks"] else value for value in given]
+        deferred.write_late_signal(f, what, rebased(f, p["mbarrier"], base), bytes_, values)
+
+    each_destination(f, p["blocks"], act)
+    return f
+
+
+def write_replay_copy(name: str, target: Target, what: str) -> IRFunction:
+    return deferred.write_replay(name, target, what, [type_ for type_, _ in late_parameters(what)])
+
+
 _OPERATIONS = "(add|min|max|inc|dec|and|or|xor)"
 BULK_WRITERS: list[tuple[re.Pattern, Callable[..., IRFunction]]] = [
     (re.compile("weft_shared_block"), mbarriers.write_shared_block),
@@ -444,4 +537,7 @@ BULK_WRITERS: list[tuple[re.Pattern, Callable[..., IRFunction]]] = [
     (re.compile(rf"weft_bulk_reduce_(shared_)?({_OPERATIONS[1:-1]})_(\w+_i\d+)"),
      lambda name, target, shared, operation, rest: write_bulk_reduce(name, target, shared, f"{operation}_{rest}")),
     (re.compile(rf"weft_bulk_{_OPERATIONS}_(u|s|b|f|n|f16|bf16)_i(16|32|64)"), write_combine),
+    *deferred.DEFERRED_WRITERS,
+    (re.compile(r"weft_late_((?:bulk|tensor)_\w+)"), write_late_copy),
+    (re.compile(r"weft_replay_((?:bulk|tensor)_\w+)"), write_replay_copy),
 ]  # fmt: skip

@@ -40,6 +40,7 @@ class CompileOptions:
 
     small_grid: grid.x * block.x stays below 2**31, so that a thread's index fits a signed 32-bit register.
     ptx_key: names the PTX in the cache; without it nothing is cached. dump: a directory for IR and assembly.
+    deferred_copies: asynchronous copies are made by the waits (see codegen/deferred.py).
     """
 
     target: Target
@@ -47,6 +48,7 @@ class CompileOptions:
     cache: ObjectCache | None = None
     ptx_key: str = ""
     dump: Path | None = None
+    deferred_copies: bool = False
 
     def key(self, name: str, block: Dim3) -> str:
         """The cache key: everything that the object depends on."""
@@ -57,6 +59,7 @@ class CompileOptions:
             name,
             tuple(block),
             self.small_grid,
+            self.deferred_copies,
             t.triple,
             t.cpu,
             t.features,
@@ -97,6 +100,7 @@ def _link(kernel: CompiledKernel, code: bytes) -> CompiledKernel:
 
 def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) -> tuple[CompiledKernel, bytes]:
     from weft.analysis.inline import flatten_function
+    from weft.codegen.deferred import queue_ir, queue_of
     from weft.codegen.lower import METADATA
     from weft.codegen.schedule import scheduler_ir, scheduler_needs
     from weft.codegen.support import support_functions
@@ -120,14 +124,16 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
     local_bytes = flat.local_bytes + (STACK_BYTES if done or lowered.allocates else 0)
     warps = (block.count + 31) // 32
     needed = lowered.support | scheduler_needs(lowered.kind)
+    queue = queue_of(warps) if any(support.startswith("weft_late_") for support in needed) else (0, 0)
     ir = "".join([
+        queue_ir(warps, lowered.frame_bytes) if queue[0] else "",
         support_functions(needed, options.target),
         "\n".join(sorted(lowered.declarations)) + "\n",
         *texts,
         METADATA,
         scheduler_ir(
             lowered.kind, warps, lowered.frame_bytes, options.target, threads=block.count, reductions=lowered.reductions,
-            clusters=lowered.uses_clusters,
+            clusters=lowered.uses_clusters, queue=queue,
         ),
     ])  # fmt: skip
     emitted = time.perf_counter() - started
@@ -139,7 +145,7 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
         may_spin=lowered.may_spin, uses_clusters=lowered.uses_clusters,
         shared_names=tuple(sorted((at, shared) for shared, at in flat.shared_offsets.items())),
         registers=lowered.registers, has_loops=lowered.has_loops or bool(done),
-        gang=GANG if lowered.kind == "ganged" else 1,
+        gang=GANG if lowered.kind == "ganged" else 1, queue_bytes=queue[0],
     )  # fmt: skip
     kernel.timings = {"emit": emitted, **timings}
     return kernel, code
@@ -147,10 +153,14 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
 
 def _lowering(module, flat: FlatFunction, block: Dim3, options: CompileOptions, first_site: int, caller) -> Lowering:
     from weft.analysis.flow import build_flow
+    from weft.analysis.pairs import join_pairs
     from weft.codegen.lower import Lowering
 
+    flat = join_pairs(flat)
     flow = build_flow(flat.body, module.file, flat.branch_targets, first_site, flat.registers)
-    return Lowering(module, flat, flow, block, options.target, options.small_grid, caller)
+    lowering = Lowering(module, flat, flow, block, options.target, options.small_grid, caller)
+    lowering.deferred = options.deferred_copies
+    return lowering
 
 
 def _sites(flat: FlatFunction) -> list[Site]:

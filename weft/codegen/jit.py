@@ -23,9 +23,9 @@ import llvmlite.binding as llvm
 from weft.errors import CacheError
 
 # IR of kernels up to this size also goes through LLVM's function simplification (hoisting out of loops, value
-# numbering), at 0.4 ms per KB; inlining @warp and the light passes come to within 3 % of -O2's run time without it, at
-# a sixth of -O2's cost (32x32 tiled matmul, 45 KB: 6, 22 and 37 ms).
-SIMPLIFY_BYTES = 1_500_000
+# numbering), at 0.4 ms per KB. Beyond it that costs as much as all the rest and gains nothing: Triton's matmul (1.3 MB)
+# and attention (2.1 MB) run as fast without.
+SIMPLIFY_BYTES = 250_000
 
 _WIDE_FEATURES = ("avx512", "avx10", "amx", "evex512", "egpr", "push2pop2", "ppx", "ndd", "ccmp", "nf", "zu", "cf")
 ENTRY_POINT = "weft_run"

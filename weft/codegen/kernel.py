@@ -40,6 +40,7 @@ class CompiledKernel:
     uses_clusters: bool = False  # its blocks may work with other blocks of their cluster
     has_loops: bool = True  # loops or calls: the launch may have to be stopped from another thread
     gang: int = 1  # blocks that a worker should run side by side: its capacity, and Launch.chunk
+    queue_bytes: int = 0  # of deferred copies, per block
     shared_names: tuple[tuple[int, str], ...] = ()  # (offset, name) of the static shared variables, sorted
     entry: int = 0
     handle: object = field(default=None, repr=False)

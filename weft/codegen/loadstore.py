@@ -29,6 +29,7 @@ class Access(Builder):
 
     mask: tuple[str, ...] | None
     site: int
+    deferred = False  # asynchronous copies are made by the waits: see deferred.py
     uses_clusters = False
 
     def setup_access(self, has_scatter: bool) -> None:
@@ -1188,7 +1189,7 @@ class Access(Builder):
             f"<32 x i{v.bits}> {self.join_chunks(self.vec(v), f'i{v.bits}')}"
             for v in (self.resize(source, 64, False), self.resize(destination, 32, False), wanted)
         )
-        name = self._call_support(f"weft_copy_{size}")
+        name = self._call_support(f"weft_{'late_' * self.deferred}copy_{size}")
         tail = f"i32 {self.mask_word()}, i32 {self.site}, ptr {self.slot_pointer()}"
         self.e(f"call void {name}({CONTEXT}, {data}, {tail})")
         self.after_slow_call()

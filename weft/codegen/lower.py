@@ -246,7 +246,8 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
         groups = [item for plan in self.plan.values() for item in plan if isinstance(item, MultiplyGroup)]
         runs = accumulator_runs(op for b in self.flow.blocks for op in b.ops)
         self.registers.runs = [*runs, *self.tile_places(groups)]
-        self.registers.place(self._frame_registers())
+        self.in_frame = self._frame_registers()
+        self.registers.place(self.in_frame)
         self.dry = False
         self._emit_all()
         return self._finish()
@@ -824,11 +825,26 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
             self._branch_divergent(block)
 
     def _emit_ops(self, block: Block) -> None:
+        last = self._last_writes(block)
         for item in self.plan[block.index]:
             if isinstance(item, MultiplyGroup):
                 self.emit_group(item)
-            else:
-                self._emit_op(item)
+                continue
+            self._emit_op(item)
+            self.registers.spill([name for name in item.writes if last.get(name) is item])
+
+    def _last_writes(self, block: Block) -> dict[str, Op]:
+        """The last instructions to write to registers that must be in memory at the block's end, or, accumulators,
+        before the next multiplication. They store at once: LLVM would keep all until the end, in stack slots."""
+        needed = self.flow.live_out[block.index] | self.waiting
+        last: dict[str, Op] = {}
+        for item in self.plan[block.index]:
+            if isinstance(item, MultiplyGroup):
+                continue
+            for name in item.writes:
+                if name in self.registers.regions or (name in self.in_frame and needed >> self.flow.registers[name] & 1):
+                    last[name] = item
+        return last
 
     def _flush(self, block: Block) -> None:
         self.finish_wgmma()
@@ -1205,7 +1221,7 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
         self._prologue()
         prologue = self.lines
         head = self._head()
-        tail = ["finished:", f"  ret i32 {abi.WARP_DONE}", "stopped:", f"  ret i32 {abi.WARP_STOP}", "}"]
+        tail = ["finished:", *self.finish_copies(), f"  ret i32 {abi.WARP_DONE}", "stopped:", f"  ret i32 {abi.WARP_STOP}", "}"]
         buffers = [*self.wgmma_allocas(), *self.strip_lines()]
         lines = [*self.global_lines, head, "entry:", *self.registers.allocas, *buffers, *prologue, *body, *tail, ""]
         text = "\n".join(lines)

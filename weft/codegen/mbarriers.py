@@ -18,6 +18,7 @@ plain loads and stores do. Misuse stops the launch with an MBARRIER fault.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 from weft.codegen import abi
 from weft.codegen.access import CONTEXT, begin, inside
@@ -147,8 +148,9 @@ def write_change(name: str, target: Target) -> IRFunction:
     return f
 
 
-def write_update(name: str, target: Target, verb: str) -> IRFunction:
-    """verb "update": any change. "arrive", "hold": an arrival, at least one; "hold" must not complete the phase."""
+def write_update(name: str, target: Target, verb: str, first: Callable | None = None) -> IRFunction:
+    """verb "update": any change. "arrive", "hold": an arrival, at least one; "hold" must not complete the phase.
+    first(f, address, word) is done before (see deferred.py)."""
     parameters = [*CONTEXT, *PLACE, ("i32", "address"), ("i64", "arrivals"), ("i64", "dropped"), ("i64", "bytes")]
     f = begin(name, "i64", parameters, target)
     address, arrivals, dropped, bytes_ = f.parameters[-4:]
@@ -156,6 +158,8 @@ def write_update(name: str, target: Target, verb: str) -> IRFunction:
     place = f.call("ptr", "weft_mbarrier_find", *common(f), address)
     with f.if_(f.icmp("eq", place, 0), unlikely=True):
         f.ret(nothing)
+    if first is not None:
+        first(f, address, place)
     before = f.load("i64", place)
     least = int(verb != "update")
     with f.if_(f.icmp("ugt", f.sub(arrivals, least), COUNT_MASK - least), unlikely=True):
@@ -169,14 +173,18 @@ def write_update(name: str, target: Target, verb: str) -> IRFunction:
     return f
 
 
-def write_test(name: str, target: Target) -> IRFunction:
-    """Also notes in the warp's record which object it waits for, for the report of a deadlock."""
+def write_test(name: str, target: Target, first: Callable | None = None) -> IRFunction:
+    """Also notes in the warp's record which object it waits for, for the report of a deadlock. first(f, word) is done
+    before a test that would fail."""
     f = begin(name, "i32", [*CONTEXT, *PLACE, ("i32", "address"), ("i64", "phase")], target)
     block, warp = f.parameters[1:3]
     address, phase = f.parameters[-2:]
     place = f.call("ptr", "weft_mbarrier_find", *common(f), address)
     with f.if_(f.icmp("eq", place, 0), unlikely=True):
         f.ret(constant("i32", 0))
+    if first is not None:
+        with f.if_(f.icmp("eq", f.lshr(f.load("i64", place), PHASE_SHIFT), phase)):
+            first(f, place)
     now = f.lshr(f.load("i64", place), PHASE_SHIFT)
     over = f.icmp("ne", now, phase)
     records = abi.block_layout(1, 0, 0, 0)["warps"]

@@ -263,6 +263,8 @@ class RegisterFile:
             value = self._blended(name, form, value, blend)
         else:
             assert blend is None, ("a masked write to a register kept as a scalar", name)
+            if form.bits == 1 and form.table is None and value.is_uniform and value.table is not None:
+                value = b.scalar(b.uval(value), 1)  # a table that differs between warps only
             assert shape_key(value) == shape_key(form), ("form changed", name)
             value = self._as_stored(form, value)
         if b.depth:

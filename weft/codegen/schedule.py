@@ -62,19 +62,21 @@ def scheduler_ir(
     threads: int | None = None,
     reductions: tuple[int, ...] = (),
     clusters: bool = False,
+    queue: tuple[int, int] = (0, 0),
     spin_limit: int = SPIN_LIMIT,
 ) -> str:
     """IR of `weft_run` for blocks of `warps` warps whose frames take `frame_bytes` each (a multiple of 64).
 
     threads (default 32 * warps) gives the last warp's first lane mask in its record. reductions: for "phased", the
     numbers of the barriers whose reductions must be handed on. clusters (kind "general" only): the blocks of a cluster
-    are claimed, and kept, together. Raises ValueError for an unknown kind.
+    are claimed, and kept, together. queue: bytes of a block's queue of deferred copies, and how many of them must be
+    zero when a block starts. Raises ValueError for an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"scheduler kind must be one of {', '.join(KINDS)}, found {kind!r}")
     assert warps > 0 and frame_bytes % abi.FRAME_ALIGN == 0, (warps, frame_bytes)
     assert kind == "general" or not clusters, kind
-    shape = _Shape(kind, warps, frame_bytes, target, threads or 32 * warps, reductions, clusters, spin_limit)
+    shape = _Shape(kind, warps, frame_bytes, target, threads or 32 * warps, reductions, clusters, queue, spin_limit)
     if kind == "general":
         return shape.shuffle_function() + shape.block_function() + shape.general_run()
     if kind == "ganged":
@@ -85,11 +87,12 @@ def scheduler_ir(
 class _Shape:
     """What all parts of a scheduler know of the kernel."""
 
-    def __init__(self, kind, warps, frame_bytes, target, threads, reductions, clusters, spin_limit):
+    def __init__(self, kind, warps, frame_bytes, target, threads, reductions, clusters, queue, spin_limit):
         self.kind, self.warps, self.frame_bytes, self.target = kind, warps, frame_bytes, target
         self.threads, self.reductions, self.spin_limit = threads, reductions, spin_limit
         self.clusters = clusters
-        layout = abi.block_layout(warps, frame_bytes, 0, 0)
+        layout = abi.block_layout(warps, frame_bytes, 0, 0, queue[0])
+        self.queue_at, self.queue_head = layout["queue"], queue[1]
         self.records_at, self.barriers_at, self.frames_at = layout["warps"], layout["barriers"], layout["frames"]
         self.shared_at = layout["shared"]
         self.attributes = function_attributes(target)
@@ -128,6 +131,8 @@ class _Shape:
         if not self.clusters:
             f.set_field(block, abi.BlockHeader, "cluster_rank", 0)
             f.set_field(block, abi.BlockHeader, "cluster_size", 0)
+        if self.queue_head:
+            f.fill_zero(f.offset(block, self.queue_at), self.queue_head)
 
     def order_array(self, f: IRFunction) -> Value:
         """The order in which warps run: i32 numbers, at first 0, 1, 2 ..."""

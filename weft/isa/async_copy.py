@@ -12,7 +12,7 @@ from weft.isa.atomic import combined
 from weft.isa.barrier import CTA, mbarrier_address, shared_offset, update_reference
 from weft.isa.instruction import instruction
 from weft.isa.memory import PREFETCH_SIZES
-from weft.isa.operands import Negated, Register
+from weft.isa.operands import Immediate, Negated, Register
 from weft.types import TYPES, ScalarType
 
 # Operands that a bulk copy refuses: Fault.size of a BULK fault.
@@ -118,11 +118,24 @@ class _Done:
         return None
 
 
+class _Group(_Done):
+    bulk = False
+
+    @classmethod
+    def emit(cls, b, m, ins):
+        verb = next(token for token in m.tokens if token in ("commit_group", "wait_group", "wait_all"))
+        b.copy_groups(verb, cls.bulk, int(ins.operands[0].value) if ins.operands else 0)
+
+    @staticmethod
+    def check(m, ins):
+        return "" if not ins.operands or isinstance(ins.operands[0], Immediate) else "the number must be a constant"
+
+
 @instruction("cp.async.commit_group", **_COPY)
 @instruction("cp.async.wait_group a", operands={"a": "u32"}, **_COPY)
 @instruction("cp.async.wait_all", **_COPY)
-class CopyAsyncGroup(_Done):
-    """Copies have completed when they were issued."""
+class CopyAsyncGroup(_Group):
+    """Copies have completed when they were issued, unless they are deferred."""
 
 
 @instruction("cp.async.mbarrier.arrive{.noinc}{.space}.b64 [a]", space=CTA, raw=True, pipe="lsu", effects=("memory",),
@@ -138,9 +151,7 @@ class CopyAsyncArrive:
 
     @staticmethod
     def emit(b, m, ins):
-        none = b.const(0, 64)
-        arrivals = b.const(int(m.noinc), 64)
-        b.bulk_call("weft_mbarrier_update", [mbarrier_address(b, ins.operands[0], m), arrivals, none, none], result=64)
+        b.arrive_after_copies(mbarrier_address(b, ins.operands[0], m), bool(m.noinc))
 
 
 # ---------------------------------------------------------------- cp.async.bulk
@@ -283,8 +294,10 @@ class BulkPrefetch(_Done):
 
 @instruction("cp.async.bulk.commit_group", **_BULK)
 @instruction("cp.async.bulk.wait_group{.read} a", operands={"a": "u32"}, **_BULK)
-class BulkGroup(_Done):
-    """Copies have completed when they were issued."""
+class BulkGroup(_Group):
+    """Copies have completed when they were issued, unless they are deferred."""
+
+    bulk = True
 
 
 # ---------------------------------------------------------------- cp.reduce.async.bulk

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from weft.errors import KernelFault
 from weft.isa.instruction import instruction
-from weft.isa.memory import SCOPES
+from weft.isa.memory import SCOPES, SPACES
 from weft.isa.operands import Discard
 
 CTA = ("shared", "shared::cta")
@@ -183,7 +183,7 @@ def shared_offset(b, address):
 
 
 def _space(m) -> str:
-    return "shared" if m.get("space") else "generic"
+    return SPACES[m.space] if m.get("space") else "generic"
 
 
 def _scoped(m) -> str:

@@ -50,7 +50,7 @@ def _estimate(profile: Profile, chip: Chip) -> Estimate:
             found = time_product(chip, rate, profile.gemm, itemsize, profile.bytes_moved, min(itemsize * 2, 4.0)
                                  if itemsize < 2 else itemsize)  # fmt: skip
             bounds[UNIT_NAMES[unit]], bounds[MEMORY] = found.compute, found.memory
-            start = max(found.start - kernel["gap"], kernel["floor"])
+            start = max(found.start - kernel["gap"], kernel["shortest"])
             if profile.family == "gemm" and "range" in numbers["products"]:
                 low, high = numbers["products"]["range"]
     limiter = max(bounds, key=lambda name: bounds[name])

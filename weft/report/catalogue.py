@@ -51,18 +51,23 @@ def print_chips(name: str | None, as_json: bool) -> None:
 
 def describe_chip(chip: Chip) -> dict[str, Any]:
     """Everything known about a chip, as plain data."""
+    limits = chip.limits
     return {
         "name": chip.name,
         "full_name": chip.full_name,
+        "maker": chip.maker,
         "aliases": list(chip.aliases),
-        "compute_capability": str(chip.capability),
-        "limits": {
-            field.name: getattr(chip.capability, field.name)
-            for field in fields(chip.capability)
+        "runs_kernels": chip.runs_kernels,
+        "compute_capability": None if limits is None else str(limits),
+        "limits": {}
+        if limits is None
+        else {
+            field.name: getattr(limits, field.name)
+            for field in fields(limits)
             if field.name not in ("version", "sources")
         },
         "facts": {name: {"unit": FIELDS[name][0], **asdict(fact)} for name, fact in chip.facts.items()},
-        "limits_sources": [asdict(source) for source in chip.capability.sources],
+        "limits_sources": [] if limits is None else [asdict(source) for source in limits.sources],
     }
 
 
@@ -79,57 +84,73 @@ def format_fact(field: str, value: int | float | str | bool) -> str:
         return f"{value / 1e9:,.4g} GB/s" if value < 1e12 else f"{value / 1e9:,.0f} GB/s"
     if unit == "Hz":
         return f"{value / 1e6:,.0f} MHz"
+    if unit in ("FLOP/s", "OP/s"):
+        return f"{value / 1e12:,.4g} T{unit}"
+    if unit == "USD/h":
+        return f"{value:,.3g} USD/h"
     return f"{value:,} {unit}".rstrip()
 
 
 def _print_table() -> None:
-    headings = ("name", "device", "cc", "SMs", "memory", "bandwidth", "shared/block", "L2", "clock", "power")
+    headings = ("name", "device", "cc", "SMs", "memory", "bandwidth", "bf16", "shared/block", "L2", "power", "per hour")
     rows = []
     for chip in all_chips():
+        limits = chip.limits
+        price = chip.facts.get("price_per_hour")
         rows.append(
             (
                 chip.name,
                 chip.full_name,
-                str(chip.capability),
+                "-" if limits is None else str(limits),
                 str(chip.sm_count),
                 format_fact("memory_bytes", chip.memory_bytes),
                 format_fact("memory_bandwidth", chip.memory_bandwidth),
-                format_kib(chip.capability.shared_per_block_optin),
+                format_fact("tc_bf16_rate", chip.tc_bf16_rate) if chip.tc_bf16_rate else "",
+                "" if limits is None else format_kib(limits.shared_per_block_optin),
                 format_fact("l2_bytes", chip.l2_bytes) if chip.l2_bytes else "",
-                format_fact("boost_clock", chip.boost_clock),
                 format_fact("power", chip.power),
+                "" if price is None else f"{price.value:,.3g} USD{' (assumed)' * (price.source.kind == 'assumed')}",
             )
         )
     console = make_console()
     print_table(console, headings, rows, right=headings[3:])
-    console.print(f"{len(rows)} chips, figures as published; weft gpus NAME gives all limits and the sources.")
+    others = sum(not chip.runs_kernels for chip in all_chips())
+    console.print(
+        f"{len(rows)} chips, figures as published unless marked; weft gpus NAME gives all limits and the sources. The "
+        f"{others} without a compute capability (cc) run no kernels: weft compare prices library kernels on them. "
+        "cpu is this machine's processor, measured when it is first asked for."
+    )
 
 
 def _print_page(chip: Chip) -> None:
     console = make_console()
+    limits = chip.limits
     pairs = [
         ("name", chip.name),
         ("also called", ", ".join(chip.aliases)),
         ("device", chip.full_name),
-        ("compute capability", f"{chip.capability} ({chip.arch})"),
+        ("maker", chip.maker),
+        ("compute capability", f"{limits} ({chip.arch})" if limits else "none: library kernels only"),
     ]
-    console.print("[bold]Chip[/], as published")
+    console.print("[bold]Chip[/]")
     print_pairs(console, [(name, value) for name, value in pairs if value])
     print_table(
         console,
-        ("fact", "value", "source", "note"),
+        ("fact", "value", "is", "source", "note"),
         [
-            (FIELDS[name][1], format_fact(name, fact.value), f"{fact.source.title}, {fact.source.date}", fact.note)
+            (FIELDS[name][1], format_fact(name, fact.value), fact.source.kind,
+             f"{fact.source.title}, {fact.source.date}", fact.note)
             for name, fact in chip.facts.items()
         ],
-    )
-    console.print()
-    sources = "; ".join(f"{source.title}, {source.date}" for source in chip.capability.sources)
-    console.print(f"[bold]Limits[/] of compute capability {chip.capability} ({sources})")
-    print_pairs(console, [(text, _format_limit(name, getattr(chip.capability, name))) for name, text in LIMITS.items()])
+    )  # fmt: skip
+    if limits is not None:
+        console.print()
+        sources = "; ".join(f"{source.title}, {source.date}" for source in limits.sources)
+        console.print(f"[bold]Limits[/] of compute capability {limits} ({sources})")
+        print_pairs(console, [(text, _format_limit(name, getattr(limits, name))) for name, text in LIMITS.items()])
     console.print()
     console.print("[bold]Sources[/]")
-    cited = dict.fromkeys([*(fact.source for fact in chip.facts.values()), *chip.capability.sources])
+    cited = dict.fromkeys([*(fact.source for fact in chip.facts.values()), *(limits.sources if limits else ())])
     print_pairs(console, [(source.title, source.url) for source in cited])
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from weft.timeline import Timeline
 
 @contextmanager
 def report_run(chip: Chip, devices: int = 1, *, chips: Sequence[Chip] = (), summary: bool = True,
-               json_file: str | None = None, trace_file: str | None = None) -> Iterator[Timeline]:  # fmt: skip
+               json_file: str | None = None, trace_file: str | None = None,
+               tell: Callable[[], None] | None = None) -> Iterator[Timeline]:  # fmt: skip
     """Records what runs inside the block and reports it at the end, also after an exception.
 
     chips: those to compare; the table is then printed on standard output instead of the summary on standard error.
-    json_file, trace_file: where to write all of it, and the Chrome trace. Raises InvalidValueError for a file that
+    json_file, trace_file: where to write all of it, and the Chrome trace. tell: called when the settings are made that
+    child processes shall find. Raises InvalidValueError for a file that
     cannot be written, before anything runs.
     """
     for path in (json_file, trace_file):
@@ -34,6 +37,8 @@ def report_run(chip: Chip, devices: int = 1, *, chips: Sequence[Chip] = (), summ
             _check_writable(path)
     with tempfile.TemporaryDirectory(prefix="weft-report-") as directory:
         timelines.collect_from_children(directory)
+        if tell is not None:
+            tell()
         timeline = timelines.start(chip, devices, chips)
         start = time.perf_counter()
         try:
@@ -61,6 +66,7 @@ def slowest(own: Timeline, others: Sequence[Timeline]) -> Timeline:
 
 def _report(own: Timeline, others: Sequence[Timeline], wall: float, chips: Sequence[Chip], summary: bool,
             json_file: str | None, trace_file: str | None) -> None:  # fmt: skip
+    sys.stdout.flush()
     main = slowest(own, others)
     used = [timeline for timeline in (own, *others) if timeline.record_count]
     if chips:

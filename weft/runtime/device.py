@@ -31,6 +31,8 @@ class Device:
     chip: a name of the catalogue or a Chip; the default is WEFT_GPU or "h100". threads: worker threads (WEFT_THREADS,
     all cores). deterministic: run blocks in order on one thread. seed: not 0, shuffles the order of blocks and warps.
     time_limit: seconds after which a launch is stopped (WEFT_TIME_LIMIT, none). heap_bytes: for malloc in kernels.
+    deferred_copies: asynchronous copies (cp.async, bulk and tensor copies) are made by the waits that the program must
+    perform (WEFT_DEFERRED_COPIES); a program that forgets one computes with old data.
 
     Everything is done when the call that asks for it returns. Devices are independent of each other; one may be used
     from several threads, which then take turns.
@@ -42,7 +44,7 @@ class Device:
 
     def __init__(self, chip: str | Chip | None = None, *, threads: int | None = None, deterministic: bool | None = None,
                  seed: int | None = None, time_limit: float | None = None, heap_bytes: int = HEAP_BYTES,
-                 cache_dir: str | Path | None = None):  # fmt: skip
+                 cache_dir: str | Path | None = None, deferred_copies: bool | None = None):  # fmt: skip
         chosen = settings.current()
         self.chip: Chip = chip if isinstance(chip, Chip) else find_chip(chip or chosen.gpu)
         self.chip.check_runs_kernels()
@@ -57,6 +59,7 @@ class Device:
         if self.time_limit is not None and not self.time_limit > 0:
             raise InvalidValueError(f"time_limit: found {self.time_limit}, expected a positive number of seconds")
         self.cache_dir = Path(cache_dir) if cache_dir else chosen.cache_dir
+        self.deferred_copies = chosen.deferred_copies if deferred_copies is None else deferred_copies
         self.arena = Arena(self.chip.memory_bytes, self.chip.name)
         self.lock: threading.RLock = self.arena.lock
         # The system's own memory: it counts as in use, as a CUDA context does.

@@ -199,7 +199,9 @@ class PreparedLaunch:
         total = grid.count
         self.run = _RUN(compiled.entry)
         self.slot_count = compiled.slot_count
-        self.stride = abi.block_layout(compiled.warps, compiled.frame_bytes, shared, compiled.local_bytes)["stride"]
+        self.stride = abi.block_layout(
+            compiled.warps, compiled.frame_bytes, shared, compiled.local_bytes, compiled.queue_bytes
+        )["stride"]
         suspends = compiled.has_barriers or compiled.may_spin
         self.max_blocks = total if suspends else 1
         cluster = self.cluster or Dim3()

@@ -205,7 +205,7 @@ class Program:
 
             options = CompileOptions(
                 target=self.device.target, small_grid=small_grid, cache=cast("ObjectCache", self.device.cache),
-                ptx_key=self.key,
+                ptx_key=self.key, deferred_copies=self.device.deferred_copies,
             )
             found = self._compiled[key] = compile_kernel(lambda: self.module, name, block, options)
         return found

@@ -165,6 +165,9 @@ def memory_stats(index: int) -> dict[str, Any]:
 
 
 def reset_peak_memory_stats(index: int) -> None:
+    timeline = current_timeline()
+    if timeline is not None:
+        timeline.peak_memory()  # asks now, so that the run's summary knows the peak until here
     find_gpu(index).allocator.reset_peaks()
 
 

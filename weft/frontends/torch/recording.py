@@ -76,6 +76,10 @@ def connect(renew: bool = False) -> None:
     if timeline is None:
         timeline = timelines.start(gpus[0].chip, devices=len(gpus))
     operator = timeline.operator
+    timeline.current_stream = lambda device: current_stream(device) if StreamState.used else 0
+    timeline.memory_sources[:] = [
+        lambda: [(gpu.index, gpu.allocator.bytes_peak, gpu.allocator.reserved.peak) for gpu in gpus]
+    ]
 
     def to_timeline(name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:
         operator(name, args, result, kwargs, current_stream(device) if StreamState.used else 0, device)

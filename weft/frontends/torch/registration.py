@@ -8,14 +8,18 @@ import torch
 
 from weft.frontends.torch import dispatch
 from weft.frontends.torch.devicecheck import factory_device
-from weft.frontends.torch.operators import storage
+from weft.frontends.torch.operators import attention, cudnn, normalisation, products, recurrent, storage
 from weft.frontends.torch.random import host_generator
 from weft.frontends.torch.sparse import register_sparse_kernels
 
 _C = torch._C
 
 # Composite operators that CUDA runs as one kernel, or that would look for CUDA-only code: computed whole.
-_WHOLE = frozenset(("convolution", "convolution_backward", "convolution_overrideable"))
+_WHOLE = frozenset((
+    "convolution", "convolution_backward", "_chunk_cat", "_chunk_cat.out", "_grouped_mm", "split_with_sizes_copy.out",
+))  # fmt: skip
+# Kernels written for CUDA, and what is composed of them above autograd.
+_SPECIAL = (storage, attention, recurrent, normalisation, products, cudnn)
 # Kernels of the CPU that must not run for CUDA tensors, because something above or below them does it.
 _LEFT_OUT = frozenset(("is_pinned", "_pin_memory", "set_data", "_to_copy"))
 
@@ -47,8 +51,16 @@ def register_kernels() -> int:
     dispatch.namespace["factory_device"] = factory_device
     library = _C._dispatch_library("IMPL", "aten", "CUDA", "", 0)
     libraries.append(library)
-    special = dict(storage.KERNELS)
+    special: dict[str, Any] = {}
+    for family in _SPECIAL:
+        special |= family.KERNELS
+    above = _C._dispatch_library("IMPL", "aten", "AutogradCUDA", "", 0)
+    libraries.append(above)
     count = 0
+    for family in (attention, recurrent):
+        for name, function in family.COMPOSITES.items():
+            special[name] = function
+            above.impl(name, "AutogradCUDA", function, False)
     for name, function in special.items():
         library.impl(name, "CUDA", function, False)
         count += 1

@@ -18,6 +18,7 @@ _KEYS = {
 }
 _make_coo = torch.ops.aten._sparse_coo_tensor_with_dims_and_tensors.default._handle.redispatch_boxed
 _copy_sparse = torch.ops.aten.copy_sparse_to_sparse_.default._handle.redispatch_boxed
+_make_compressed = torch.ops.aten._sparse_compressed_tensor_unsafe.default
 _COMPRESSED = {
     torch.sparse_csr: ("crow_indices", "col_indices"), torch.sparse_bsr: ("crow_indices", "col_indices"),
     torch.sparse_csc: ("ccol_indices", "row_indices"), torch.sparse_bsc: ("ccol_indices", "row_indices"),
@@ -41,8 +42,8 @@ def assemble_on_cuda(host: Tensor, index: int) -> Tensor:
         return _assemble_coo(host, indices, values, device)
     indices = [to_cuda(part, index) for part in _parts(host, "SparseCsrCPU", _COMPRESSED[host.layout])]
     values = to_cuda(host.values(), index)
-    return torch._sparse_compressed_tensor_unsafe(
-        *indices, values, host.shape, dtype=host.dtype, layout=host.layout, device=device
+    return _make_compressed(
+        *indices, values, list(host.shape), dtype=host.dtype, layout=host.layout, device=device
     )
 
 
@@ -55,8 +56,8 @@ def assemble_on_host(tensor: Tensor) -> Tensor:
         return _assemble_coo(tensor, indices, values, cpu_device)
     names = (*_COMPRESSED[tensor.layout], "values")
     *indices, values = (to_host(part) for part in _parts(tensor, "SparseCsrCPU", names))
-    return torch._sparse_compressed_tensor_unsafe(
-        *indices, values, tensor.shape, dtype=tensor.dtype, layout=tensor.layout, device=cpu_device
+    return _make_compressed(
+        *indices, values, list(tensor.shape), dtype=tensor.dtype, layout=tensor.layout, device=cpu_device
     )
 
 

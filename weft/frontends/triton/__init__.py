@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from types import ModuleType
 from typing import Any
 
 from weft import settings
 from weft.frontends.triton.versions import check_version, parse_version
 
-__all__ = ["attach", "check_version", "parse_version"]
+__all__ = ["attach", "change_devices", "check_version", "parse_version"]
 
 
 class _RefusingDriver:
@@ -54,3 +56,16 @@ def attach(triton: ModuleType) -> None:
     replace_in_testing()
     replace_in_compiler()
     take_interfaces()
+
+
+def change_devices() -> None:
+    """Lets kernels that were compiled or loaded for the devices before be made anew for those of now."""
+    if "triton.runtime.jit" not in sys.modules:
+        return
+    from triton.compiler import compiler
+    from triton.runtime.jit import JITFunction
+
+    compiler.max_shared_mem.cache_clear()
+    for found in gc.get_objects():
+        if isinstance(found, JITFunction):
+            found.device_caches.clear()

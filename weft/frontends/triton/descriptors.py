@@ -55,7 +55,7 @@ def _encode(element: str, address: int, swizzle: int, element_bytes: int, block:
             strides: Sequence[int], fill: str, im2col: dict[str, Any] | None = None) -> bytes:  # fmt: skip
     sizes, box = _inner_first(shape), _inner_first(block)
     distances = tuple(element_bytes * stride for stride in _inner_first(strides)[1:])
-    common = {"swizzle": _SWIZZLES[swizzle], "fill": fill}
+    common: dict[str, Any] = {"swizzle": _SWIZZLES[swizzle], "fill": fill}
     try:
         if im2col is None:
             return encode_tiled(element, address, sizes, distances, box, **common)

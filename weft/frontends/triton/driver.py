@@ -212,9 +212,9 @@ class WeftDriver(DriverBase):
 
     # ------------------------------------------------------------ benchmarks
     def get_benchmarker(self) -> Callable[..., Any]:
-        from weft.frontends.triton.benchmark import do_bench
+        from weft.frontends.triton.benchmark import benchmark_configuration
 
-        return do_bench
+        return benchmark_configuration
 
     def get_empty_cache_for_benchmark(self) -> Any:
         """Nothing to clear: the host's caches are not the chip's."""
