@@ -89,8 +89,8 @@ def test_registers(gpu, grid, cluster) -> None:
         index = (x, y, z)
         within = [i % c for i, c in zip(index, extent)]
         rank = within[0] + extent[0] * (within[1] + extent[1] * within[2])
-        expected = [*(i // c for i, c in zip(index, extent)), *(n // c for n, c in zip(shape, extent)), *within, *extent,
-                    *index, rank, int(np.prod(extent)), int(cluster is not None)]  # fmt: skip
+        cluster_index, clusters = ([i // c for i, c in zip(what, extent)] for what in (index, shape))
+        expected = [*cluster_index, *clusters, *within, *extent, *index, rank, int(np.prod(extent)), cluster is not None]
         assert found[linear].tolist() == expected
 
 
@@ -379,13 +379,16 @@ def test_store_async_vectors(gpu, type_: str, registers: str) -> None:
 
 
 def test_store_async_to_generic_addresses(gpu) -> None:
-    body = RECEIVE + f"""
+    body = (
+        RECEIVE
+        + f"""
     @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 %rd9, [%r30], 256; {SYNC}
     cvt.u64.u32 %rd3, %r14; cvta.shared::cluster.u64 %rd3, %rd3;
     cvt.u64.u32 %rd4, %r31; cvta.shared::cluster.u64 %rd4, %rd4;
     st.async.mbarrier::complete_tx::bytes.u32 [%rd3], %r1, [%rd4];
     {WAIT} ld.shared.u32 %r15, [%r12]; st.global.u32 [%rd0], %r15; {SYNC}
     """
+    )
     before = np.roll(np.arange(8).reshape(2, 4), 1, axis=1).reshape(-1)
     assert np.array_equal(run(gpu, body), (before[:, None] * 64 + np.arange(64)).reshape(-1))
 
@@ -468,7 +471,9 @@ def test_the_device_works_after_a_fault(gpu) -> None:
 
 def test_cluster_launch_control_is_refused(gpu) -> None:
     line = "clusterlaunchcontrol.try_cancel.async.shared::cta.mbarrier::complete_tx::bytes.b128 [%r0], [%r1];"
-    with pytest.raises(UnsupportedError, match=r"k\.ptx:\d+: clusterlaunchcontrol\S+ clusterlaunchcontrol came with sm_"):
+    with pytest.raises(
+        UnsupportedError, match=r"k\.ptx:\d+: clusterlaunchcontrol\S+ clusterlaunchcontrol came with sm_"
+    ):
         gpu.load(kernel_text(line), "k.ptx")["k"][1, 32](gpu.zeros(32, np.uint32))
 
 

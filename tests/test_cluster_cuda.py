@@ -24,7 +24,9 @@ def test_histogram(program, cluster: int, grid: int, block: int) -> None:
     data = np.random.default_rng(cluster).integers(0, bins, 5000).astype(np.int32)
     out = device().zeros(bins, np.int32)
     each = bins // cluster
-    program["histogram"][grid, block](device().array(data), len(data), each, out, cluster=cluster, shared_bytes=4 * each)
+    program["histogram"][grid, block](
+        device().array(data), len(data), each, out, cluster=cluster, shared_bytes=4 * each
+    )
     assert np.array_equal(out.numpy(), np.bincount(data, minlength=bins))
 
 
@@ -67,12 +69,14 @@ def test_shape(program) -> None:
     out = device().zeros((4 * 2 * 4, 10), np.int32)
     program["shape"][(4, 2, 4), 32](out, cluster=(2, 1, 4))
     found = out.numpy()
-    for linear, (z, y, x) in enumerate(itertools.product(range(4), range(2), range(4))):
+    for linear, (z, _, x) in enumerate(itertools.product(range(4), range(2), range(4))):
         assert found[linear].tolist() == [x % 2 + 2 * (z % 4), 8, x % 2, 0, z % 4, 2, 1, 4, 64, 0]
 
 
 def test_a_block_that_leaves_early(program) -> None:
-    with pytest.raises(KernelFault, match="block 1 of the cluster, which has exited; let no block exit before") as caught:
+    with pytest.raises(
+        KernelFault, match="block 1 of the cluster, which has exited; let no block exit before"
+    ) as caught:
         program["early"][4, 64](device().zeros(4, np.int32), cluster=2)
     assert "clusters.cu" in str(caught.value.location)
 

@@ -32,8 +32,8 @@ from weft.errors import (  # noqa: E402
     UnsupportedError,
 )
 from weft.frontends import devices  # noqa: E402
-from weft.frontends.triton import driver as weft_driver  # noqa: E402
 from weft.frontends.triton.arguments import flat_kinds, parse_descriptor  # noqa: E402
+from weft.frontends.triton.tensors import ranges_of  # noqa: E402
 from weft.frontends.triton.versions import check_version, parse_version  # noqa: E402
 from weft.install import find_real_gpus  # noqa: E402
 
@@ -352,7 +352,7 @@ def test_gluon_kernel() -> None:
 
 # ---------------------------------------------------------------- memory
 def test_registrations_end_with_their_tensors(gpu: weft.Device) -> None:
-    ranges = weft_driver.ranges_of(gpu)
+    ranges = ranges_of(gpu)
     gc.collect()
     before = len(ranges._storages)
     for extra in range(50):

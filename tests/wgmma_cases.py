@@ -222,14 +222,16 @@ class Case:
             second = np.array([[rng.integers(x + 1, 4) for x in row] for row in first])
             places = np.stack([first, second], 2).reshape(rows, stored) + 4 * (np.arange(stored) // 2)
             codes, bits, per_code = first | second << 2, 4, 2
-        # Of four neighbouring lanes each contributing one covers a stretch of k: 16 bits for row g, 16 for row g + 8.
-        contributing = 4 if eight else 2
+        # Of four neighbouring lanes two have metadata, of 16 bits for row g and 16 for row g + 8; with elements of
+        # eight bits all four: two have 32 bits for row g, two for row g + 8. Later lanes have the second half of k.
         for row in range(rows):
             warp, g, high = row // 16, row % 8, row % 16 // 8
+            half = len(codes[row]) // 2
             for i, code in enumerate(codes[row]):
-                per_lane = len(codes[row]) // contributing
-                lane = 4 * g + i // per_lane + (0 if eight else 2 * self.selector)
-                meta[32 * warp + lane] |= int(code) << (bits * (i % per_lane) + 16 * high)
+                lane, shift = 2 * self.selector + i // half, bits * (i % half) + 16 * high
+                if eight:
+                    lane, shift = high + 2 * (i // half), bits * (i % half)
+                meta[32 * warp + 4 * g + lane] |= int(code) << shift
         assert per_code * len(codes[0]) == stored
         self.words |= {"places": places, "meta": meta}
 

@@ -10,7 +10,9 @@ wait at the same instruction once the rest of the warp can go no further. Diverg
 reconvergence here, which is what makes this an oracle for code that does. Threads that spin give way after SLICE
 instructions, blocks that do not finish let later blocks start.
 
-The blocks of a cluster are resident together. Addresses: global memory begins at MEMORY_BASE; every allocation has guard bytes behind it. Shared and local addresses
+The blocks of a cluster are resident together.
+
+Addresses: global memory begins at MEMORY_BASE; every allocation has guard bytes behind it. Shared and local addresses
 are offsets, with generic forms in two windows that no allocation reaches.
 """
 

@@ -17,7 +17,8 @@ def place_of(tile, rows, columns, GROUP: tl.constexpr):
 
 @triton.jit
 def host_kernel(a, b, c, m, n, k, TILE_M: tl.constexpr, TILE_N: tl.constexpr, TILE_K: tl.constexpr,
-                GROUP: tl.constexpr, B_TURNED: tl.constexpr, FLATTEN: tl.constexpr, SPECIALIZE: tl.constexpr):  # fmt: skip
+                GROUP: tl.constexpr, B_TURNED: tl.constexpr, FLATTEN: tl.constexpr,
+                SPECIALIZE: tl.constexpr):  # fmt: skip
     """a, b and c are descriptors; b is (n, k) where B_TURNED."""
     rows, columns = tl.cdiv(m, TILE_M), tl.cdiv(n, TILE_N)
     for tile in tl.range(tl.program_id(0), rows * columns, tl.num_programs(0), flatten=FLATTEN,

@@ -423,6 +423,10 @@ def write_parts(name: str, target: Target, action: str, kind: str, count: str, b
     rest = f.parameters[5:]
     element = f"i{width}"
 
+    if kind == "shared_":
+        _move_parts(f, width, parts, scatter)
+        return f
+
     def place(lane: Value, part: int) -> tuple[Value, Value]:
         """Where a component of a lane is: among the lanes of its own, among the components of the lane."""
         here = f.index(f.offset(data, part * 4 * width), lane, width // 8)
@@ -442,3 +446,22 @@ def write_parts(name: str, target: Target, action: str, kind: str, count: str, b
                 there, here = place(lane, part)
                 f.store(f.load(element, here), there)
     return f
+
+
+def _move_parts(f: IRFunction, width: int, parts: int, store: bool) -> None:
+    """The body of write_parts for shared memory, which kernels use where their addresses form no pattern."""
+    worker, block, _, offsets, data, mask, _ = f.parameters
+    size, element = width // 8, f"i{width}"
+    launch = f.field(worker, abi.Worker, "launch")
+    if not store:
+        f.store(Value(vector_type(element, 32 * parts), "zeroinitializer"), data, align=64)
+    check_offsets(f, offsets, mask, f.field(launch, abi.Launch, "shared_bytes"), size * parts, None)
+    places = spill(f, offsets)
+    shared = f.field(block, abi.BlockHeader, "shared")
+    with f.for_bits(mask) as lane:
+        there = f.offset(shared, f.zext(f.load("i32", f.index(places, lane, 4)), "i64"))
+        here = f.index(data, lane, size)
+        for part in range(parts):
+            pair = f.offset(here, part * 32 * size), f.offset(there, part * size)
+            source, destination = pair if store else pair[::-1]
+            f.store(f.load(element, source, align=size), destination, align=size)

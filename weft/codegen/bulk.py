@@ -219,8 +219,7 @@ def shared_place(f: IRFunction, address: Value, size: Value) -> Value:
     p = named(f)
     place = f.call("ptr", "weft_shared_place", p["wk"], p["blk"], address, f.zext(size, "i64"))
     with f.if_(f.icmp("eq", place, 0), unlikely=True):
-        window = f.field(f.field(p["wk"], abi.Worker, "launch"), abi.Launch, "shared_window")
-        fault(f, abi.FaultKind.ADDRESS, f.add(window, f.zext(address, "i64")), size)
+        mbarriers.explain_outside(f, address, None, size)
     return place
 
 

@@ -1,5 +1,5 @@
-"""What a block's place in its cluster means to its code: cluster registers, addresses in the cluster's shared memory, the
-cluster's barrier. Part of Lowering.
+"""What a block's place in its cluster means to its code: addresses in the cluster's shared memory, the cluster's
+barrier. Part of Lowering.
 
 Blocks of a cluster lie side by side on one worker (schedule.py); the addresses are those of abi.CLUSTER_STRIDE.
 """
@@ -12,17 +12,18 @@ from weft.codegen import abi
 from weft.codegen.loadstore import CONTEXT
 from weft.codegen.value import Value
 from weft.codegen.warpops import WarpOps
+from weft.isa.operands import Instruction
 
 _USES = {"mapa", "getctarank"}
 
 
-def uses_clusters(ops: Iterable) -> bool:
+def uses_clusters(instructions: Iterable[Instruction]) -> bool:
     """Whether a kernel with these instructions may have to do with other blocks of its cluster."""
     return any(
-        op.opcode in _USES
-        or (op.opcode == "barrier" and "cluster" in op.ins.modifiers)
-        or "multicast::cluster" in op.ins.modifiers
-        for op in ops
+        ins.opcode in _USES
+        or (ins.opcode == "barrier" and "cluster" in ins.modifiers)
+        or "multicast::cluster" in ins.modifiers
+        for ins in instructions
     )
 
 

@@ -1,16 +1,16 @@
 """Support functions of clusters: names enter (see weft.codegen.support), IR functions leave.
 
-    ptr weft_cluster_pointer(wk, blk, w, i64 distance, i64 size, i32 lane, i32 site)
-        Where `size` bytes (a power of two) are that lie `distance` behind the shared window: in this block's shared
-        memory or in that of another block of its cluster. Null after a fault.
-    void weft_cluster_arrive(wk, blk, w, i32 mask, i32 live, i32 site)
-        The lanes of `mask` arrive at the cluster's barrier; `live` are the lanes that have not exited. The warp counts
-        as arrived when all of them have.
-    void weft_cluster_wait(wk, blk, w, i32 mask, i32 site)
-        Checks, and counts if that is still to be done, before the warp waits there; all its live lanes are in `mask`.
-    void weft_store_async_C_iN(wk, blk, w, lane, site, i32 address, i32 mbarrier, C values of iN)
-    void weft_red_async_OP_KIND_iN(wk, blk, w, lane, site, i32 address, i32 mbarrier, iN value)
-        st.async and red.async of one lane.
+ptr weft_cluster_pointer(wk, blk, w, i64 distance, i64 size, i32 lane, i32 site)
+    Where `size` bytes (a power of two) are that lie `distance` behind the shared window: in this block's shared
+    memory or in that of another block of its cluster. Null after a fault.
+void weft_cluster_arrive(wk, blk, w, i32 mask, i32 live, i32 site)
+    The lanes of `mask` arrive at the cluster's barrier; `live` are the lanes that have not exited. The warp counts
+    as arrived when all of them have.
+void weft_cluster_wait(wk, blk, w, i32 mask, i32 site)
+    Checks, and counts if that is still to be done, before the warp waits there; all its live lanes are in `mask`.
+void weft_store_async_C_iN(wk, blk, w, lane, site, i32 address, i32 mbarrier, C values of iN)
+void weft_red_async_OP_KIND_iN(wk, blk, w, lane, site, i32 address, i32 mbarrier, iN value)
+    st.async and red.async of one lane.
 """
 
 from __future__ import annotations

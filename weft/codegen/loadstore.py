@@ -953,7 +953,7 @@ class Access(Builder):
     def _gather_shared(self, address: Value, bits: int, count: int, types, slow) -> list[str]:
         size = bits // 8
         chunks = self.vec(address)
-        if bits < 32:
+        if bits < 32 or count > 2:
             return slow()
         inside = self._all_below(chunks, "%shared.bytes", size * count, 32)
 
@@ -990,19 +990,17 @@ class Access(Builder):
             if len(set(offsets.tolist())) == WARP_LANES:
                 self._store_one_by_one(address, offsets, values, slow)
                 return
-        if bits < 32 or not self.has_scatter:
+        if bits < 32 or not self.has_scatter or count > 1:
+            # of several components, scalar stores are faster than scatters
             slow()
             return
         chunks = self.vec(address)
-        for v in values:
-            self.vec(v)
-        inside = self._all_below(chunks, "%shared.bytes", size * count, 32)
+        self.vec(values[0])
+        inside = self._all_below(chunks, "%shared.bytes", size, 32)
 
         def scatter():
-            for i, v in enumerate(values):
-                for c, (x, data) in enumerate(zip(chunks, self.vec(v))):
-                    where = self._chunk_add(self._shared_addresses(x), i * size)
-                    self._scatter(where, data, bits, self._lane_mask(c))
+            for c, (x, data) in enumerate(zip(chunks, self.vec(values[0]))):
+                self._scatter(self._shared_addresses(x), data, bits, self._lane_mask(c))
             return []
 
         self.diamond(inside, scatter, slow, [])

@@ -8,6 +8,7 @@ are none; a loop goes round at its last block while lanes wait at its header.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +27,7 @@ from weft.codegen.tiles import TileOps
 from weft.codegen.value import WARP_LANES, Value
 from weft.codegen.wgmma import WgmmaOps, accumulator_runs
 from weft.errors import PtxError, UnsupportedError
-from weft.isa.operands import Address, Discard, Pair, Register, Symbol, Vector
+from weft.isa.operands import Address, Discard, Instruction, Pair, Register, Symbol, Vector
 from weft.ptx.module import Module
 from weft.types import Dim3
 
@@ -110,7 +111,7 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
             self._refuse_barriers()
             self.spinning = {}
         self.resume_points: list[tuple[int, str]] = []
-        self.uses_clusters = uses_clusters(op for b in flow.blocks for op in self._ops(b))
+        self.uses_clusters = uses_clusters(self._reachable_instructions())
         self.simple_barriers = self._only_plain_barriers()
         self.used = {name for b in flow.blocks for op in self._ops(b) if op.ins.guard is None for name in op.reads}
         self.used |= {
@@ -133,6 +134,17 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
         bits[CARRY] = 1
         bits[STACK] = 64
         return bits
+
+    def _reachable_instructions(self) -> Iterator[Instruction]:
+        """The kernel's instructions, and those of all device functions where it calls any that is not inlined."""
+        calls = False
+        for b in self.flow.blocks:
+            for op in self._ops(b):
+                calls |= op.opcode == "call"
+                yield op.ins
+        if calls:
+            for function in self.module.functions.values():
+                yield from (item for item in function.body if isinstance(item, Instruction))
 
     def _only_plain_barriers(self) -> bool:
         if self.uses_clusters:

@@ -53,8 +53,33 @@ def write_shared_place(name: str, target: Target) -> IRFunction:
     owner = f.call("ptr", "weft_shared_block", worker, block, address)
     with f.if_(f.or_(f.not_(within), f.icmp("eq", owner, 0)), unlikely=True):
         f.ret(NULL)
+    with f.if_(has_exited(f, block, owner), unlikely=True):
+        f.ret(NULL)
     f.ret(f.offset(f.field(owner, abi.BlockHeader, "shared"), offset))
     return f
+
+
+def has_exited(f: IRFunction, block: Value, owner: Value) -> Value:
+    """Whether another block of the cluster is over."""
+    over = f.icmp("eq", f.field(owner, abi.BlockHeader, "live_warps"), 0)
+    return f.and_(f.icmp("ne", owner, block), over)
+
+
+def explain_outside(f: IRFunction, address: Value, result: Value | None, size: Value) -> None:
+    """The fault for an address that weft_shared_place knows nothing of."""
+    named = {value.ref[1:]: value for value in f.parameters}
+    worker, block = named["wk"], named["blk"]
+    window = f.field(f.field(worker, abi.Worker, "launch"), abi.Launch, "shared_window")
+    wide = f.add(window, f.zext(address, "i64"))
+    owner = f.call("ptr", "weft_shared_block", worker, block, address)
+    kind, reason = f.variable(constant("i32", int(abi.FaultKind.ADDRESS))), f.variable(size)
+    with f.if_(f.icmp("ne", owner, 0)):
+        with f.if_(has_exited(f, block, owner)):
+            f.set(kind, int(abi.FaultKind.CLUSTER))
+            f.set(reason, abi.CLUSTER_EXITED)
+    f.call("void", "weft_fault", worker, block, named["w"], f.get(kind), named["site"], named["lane"], wide,
+           f.get(reason))  # fmt: skip
+    f.ret(result)
 
 
 def write_shared_block(name: str, target: Target) -> IRFunction:
@@ -93,7 +118,7 @@ def write_find(name: str, target: Target) -> IRFunction:
         fail(f, 8, address, NULL, abi.FaultKind.MISALIGNED)
     word = f.call("ptr", "weft_shared_place", worker, block, address, constant("i64", 8))
     with f.if_(f.icmp("eq", word, 0), unlikely=True):
-        fail(f, 8, address, NULL, abi.FaultKind.ADDRESS)
+        explain_outside(f, address, NULL, constant("i32", 8))
     live = f.and_(f.lshr(f.load("i64", word), LIVE_SHIFT), LIVE_MASK)
     with f.if_(f.icmp("ne", live, LIVE), unlikely=True):
         fail(f, _REASON["not initialised"], address, NULL)
@@ -108,7 +133,7 @@ def write_init(name: str, target: Target) -> IRFunction:
         fail(f, 8, address, None, abi.FaultKind.MISALIGNED)
     word = f.call("ptr", "weft_shared_place", worker, block, address, constant("i64", 8))
     with f.if_(f.icmp("eq", word, 0), unlikely=True):
-        fail(f, 8, address, None, abi.FaultKind.ADDRESS)
+        explain_outside(f, address, None, constant("i32", 8))
     with f.if_(f.icmp("ugt", f.sub(count, 1), COUNT_MASK - 1), unlikely=True):
         fail(f, _REASON["count"], address, None)
     wide = f.zext(count, "i64")

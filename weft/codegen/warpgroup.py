@@ -419,15 +419,19 @@ def write_places(name: str, target: Target, type_: str, selector: str) -> IRFunc
     metadata, places = f.parameters
     bits = ELEMENT_BITS[type_]
     stored = 8 * 2 * CHUNK_BYTES // bits
-    lanes = 4 if bits == 8 else 2
-    first = 0 if bits == 8 else 2 * int(selector)
-    per_lane = stored // lanes
+    per_lane = stored // 2
     with f.for_range(f.const("i64", 0), WARP_ROWS) as row:
         group = f.offset(metadata, f.shl(f.and_(row, 7), 4))
-        half = f.trunc(f.shl(f.lshr(row, 3), 4), "i32")
+        high = f.lshr(row, 3)
+        half = f.trunc(f.shl(high, 4), "i32")
+        if bits == 8:  # even lanes have rows 0 to 7, odd lanes 8 to 15
+            group = f.offset(group, f.shl(high, 2))
         for i in range(stored):
-            word = f.load("i32", f.offset(group, 4 * (first + i // per_lane)))
-            word = f.lshr(word, half)
+            part = i // per_lane
+            if bits == 8:
+                word = f.load("i32", f.offset(group, 8 * part))
+            else:  # the low half of a word is for a row of the first eight, the high half for one of the others
+                word = f.lshr(f.load("i32", f.offset(group, 4 * (2 * int(selector) + part))), half)
             within = i % per_lane
             if type_ == "tf32":
                 place = f.add(f.and_(f.lshr(word, 4 * within + 1), 1), 2 * i)

@@ -191,8 +191,8 @@ class _BulkLoad:
             check(t, value % 16 != 0, "multiple of 16", value)
         data = load_bytes(t, "global", source, size)
         for base in destinations(t, t.read(ins.operands[4], TYPES["u16"]) if cls.multicast else None):
-            store_bytes(t, "shared", base(destination), data)
-            update_reference(t, "shared", base(bar), bytes_=-size)
+            store_bytes(t, "cluster", base(destination), data)
+            update_reference(t, "cluster", base(bar), bytes_=-size)
 
     @classmethod
     def emit(cls, b, m, ins):
@@ -213,7 +213,7 @@ def destinations(t, blocks: int | None):
         return [lambda address: address]
     size = t.special("%cluster_nctarank")
     check(t, blocks >> size != 0, "no such block", blocks)
-    return [lambda address, rank=rank: t.block_address(address, rank) for rank in range(size) if blocks >> rank & 1]
+    return [lambda address, rank=rank: t.map_to_rank(address, rank) for rank in range(size) if blocks >> rank & 1]
 
 
 for _hint in HINT:
@@ -277,8 +277,8 @@ class BulkShared:
         size = t.read(ins.operands[2], TYPES["u32"])
         for value in (destination, source, size):
             check(t, value % 16 != 0, "multiple of 16", value)
-        store_bytes(t, "shared", destination, load_bytes(t, "shared", source, size))
-        update_reference(t, "shared", bar, bytes_=-size)
+        store_bytes(t, "cluster", destination, load_bytes(t, "shared", source, size))
+        update_reference(t, "cluster", bar, bytes_=-size)
 
     @staticmethod
     def emit(b, m, ins):
@@ -341,11 +341,11 @@ def _define_reduction(operation: str, type_: str, shared: bool, noftz: bool) -> 
             size = t.read(ins.operands[2], TYPES["u32"])
             for value in (destination, source, size):
                 check(t, value % 16 != 0, "multiple of 16", value)
-            space = "shared" if shared else "global"
+            space = "cluster" if shared else "global"
             old, new = load_bytes(t, space, destination, size), load_bytes(t, "shared", source, size)
             store_bytes(t, space, destination, reduce_bytes(operation, TYPES[type_], old, new, "shared" if keeps else "global"))
             if shared:
-                update_reference(t, "shared", t.address(ins.operands[3]), bytes_=-size)
+                update_reference(t, "cluster", t.address(ins.operands[3]), bytes_=-size)
 
         @staticmethod
         def emit(b, m, ins):

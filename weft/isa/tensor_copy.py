@@ -122,7 +122,7 @@ class TensorBox:
         total = 0
         for source, place in self.elements():
             value = fill if source is None else t.load("global", source, size)
-            t.store("shared", self.swizzled(destination + place), size, converted(m.element_name, value))
+            t.store("cluster", self.swizzled(destination + place), size, converted(m.element_name, value))
             total = place + size
         return total
 
@@ -231,7 +231,7 @@ def _define_load(space: str, mode: tuple[str, ...], multicast: bool, hint: bool)
             destination, bar = t.address(ins.operands[0]), t.address(ins.operands[2])
             blocks = t.read(ins.operands[3 + bool(offsets)], TYPES["u16"]) if multicast else None
             for base in destinations(t, blocks):
-                update_reference(t, "shared", base(bar), bytes_=-box.load(base(destination)))
+                update_reference(t, "cluster", base(bar), bytes_=-box.load(base(destination)))
                 box.coordinates = TensorBox(t, m, ins, ins.operands[1], offsets).coordinates
 
         @staticmethod

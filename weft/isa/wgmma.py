@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from weft.errors import KernelFault, PtxError
+from weft.isa.fragments import MultiplyForm, sparse_indices
 from weft.isa.instruction import Match, instruction
 from weft.isa.operands import Immediate, Instruction, Negated, Vector
 from weft.types import TYPES
@@ -275,25 +276,13 @@ def multiply_rows(
 
 
 def stored_places(form: WgmmaForm, metadata: list[int]) -> np.ndarray:
-    """[16, stored_k]: the k of each stored element of a sparse A, from the metadata of the 32 lanes.
-
-    Section 9.7.15.6.1: lanes 4 g + t hold the metadata of rows g (low half) and g + 8 (high half), k / 4 or k / 2
-    columns each; the selector says which pair of lanes it is, with 8-bit types all four.
-    """
-    contributing = 4 if ELEMENT_BITS[form.a_type] == 8 else 2
-    first = 0 if contributing == 4 else 2 * form.selector
-    places = np.zeros((WARP_ROWS, form.stored_k), np.int64)
-    per_lane = form.stored_k // contributing
-    for row in range(WARP_ROWS):
-        for i in range(form.stored_k):
-            word = metadata[4 * (row % 8) + first + i // per_lane] >> (16 if row >= 8 else 0)
-            within = i % per_lane
-            if form.a_type == "tf32":
-                # one of two: the 4-bit index 0b0100 is the first, 0b1110 the second
-                places[row, i] = 2 * i + (word >> (4 * within + 1) & 1)
-            else:
-                places[row, i] = 4 * (i // 2) + (word >> (2 * within) & 3)
-    return places
+    """[16, stored_k]: the k of each stored element of a sparse A, from the metadata of the 32 lanes, which are laid out
+    as those of mma.sp with 16 rows (section 9.7.15.6.1)."""
+    tile = MultiplyForm(
+        WARP_ROWS, 8, form.k, form.a_type, form.b_type, form.d_type, form.d_type, sparse="standard",
+        selector=form.selector,
+    )  # fmt: skip
+    return np.array(sparse_indices(tile).rows(metadata))
 
 
 def _shared_matrix(form: WgmmaForm, operand: str, thread, word: int, rows: range) -> np.ndarray:

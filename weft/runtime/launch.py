@@ -132,8 +132,8 @@ def find_cluster(chip: Chip, kernel: Kernel, grid: Dim3, asked: Dim3 | None) -> 
         )
     if any(n % c for n, c in zip(grid, cluster)):
         raise InvalidConfigurationError(
-            f"invalid configuration argument: kernel {kernel.name}: a grid of {tuple(grid)} blocks is not made of whole "
-            f"clusters of {tuple(cluster)}"
+            f"invalid configuration argument: kernel {kernel.name}: a grid of {tuple(grid)} blocks is not made of "
+            f"whole clusters of {tuple(cluster)}"
         )
     return cluster
 

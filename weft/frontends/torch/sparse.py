@@ -90,6 +90,10 @@ _ON_PARTS = frozenset("""
 """.split())
 
 
+# Operators that CUDA does not have.
+_CPU_ONLY = frozenset(("_sparse_mm_reduce_impl", "_sparse_mm_reduce_impl_backward"))
+
+
 def make_sparse_kernel(name: str, operator: Any, key: str) -> Any:
     """The kernel of an operator for SparseCUDA or SparseCsrCUDA, from the CPU's for `key`."""
     if name in _ON_PARTS:
@@ -174,7 +178,7 @@ def register_sparse_kernels(libraries: list[Any]) -> int:
         libraries.append(library)
         for full in _C._dispatch_get_all_op_names():
             space, _, name = full.partition("::")
-            if space != "aten" or not _C._dispatch_has_kernel_for_dispatch_key(full, key):
+            if space != "aten" or name in _CPU_ONLY or not _C._dispatch_has_kernel_for_dispatch_key(full, key):
                 continue
             library.impl(name, cuda_key, _LazyKernel(name, key, find_operator), False)
             count += 1

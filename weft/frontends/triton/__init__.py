@@ -67,5 +67,5 @@ def change_devices() -> None:
 
     compiler.max_shared_mem.cache_clear()
     for found in gc.get_objects():
-        if isinstance(found, JITFunction):
+        if issubclass(type(found), JITFunction):  # isinstance would ask lazy objects for their __class__
             found.device_caches.clear()

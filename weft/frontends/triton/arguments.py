@@ -105,6 +105,7 @@ class TritonArguments:
         self.descriptors = list(descriptors or ())
         self.count = len(params)
         self.scratch = (0, 0)
+        self._flags = 0
         self._nested = any(isinstance(kind, tuple) or is_descriptor(kind) for kind in self.kinds)
         parts = self._expanded_kinds()
         self._converters = [self._converter(kind) for kind, _ in parts]
@@ -136,22 +137,19 @@ class TritonArguments:
             if self.descriptors:
                 parts.append((TENSOR_MAP, name))
             else:
-                flags = self._flag_count(rank)
+                flags = self._flags = self._flag_count()
                 parts += [(f"*{element}", name), *[("i64", name)] * (2 * rank), *[("i1", name)] * flags]
             parts += [("i32", name)] * rank + [("i64", name)] * rank
         return parts
 
-    def _flag_count(self, rank: int) -> int:
+    def _flag_count(self) -> int:
         """How many flags (padding with NaN, rounding to tf32) follow the strides of a descriptor that is taken apart:
-        Triton has added them one by one."""
-        plain = 0
-        for kind, _ in flat_kinds(self.kinds, self.names):
-            plain += 1 + 4 * parse_descriptor(kind)[1] if is_descriptor(kind) else 1
-        count = sum(is_descriptor(kind) for kind, _ in flat_kinds(self.kinds, self.names))
-        bytes_ = sum(param.size == 1 for param in self.params)
-        known = sum(kind in ("i1", "i8", "u1", "u8") for kind, _ in flat_kinds(self.kinds, self.names))
-        assert (bytes_ - known) % count == 0, (self.kernel, plain, bytes_, known, count)
-        return (bytes_ - known) // count
+        Triton has added them one by one, and only the number of its one-byte parameters tells."""
+        kinds = [kind for kind, _ in flat_kinds(self.kinds, self.names)]
+        count = sum(map(is_descriptor, kinds))
+        flags = sum(param.size == 1 for param in self.params) - sum(_CODES.get(kind) in ("b", "B") for kind in kinds)
+        assert flags % count == 0, (self.kernel, kinds, self.params)
+        return flags // count
 
     def _converter(self, kind: str) -> Converter:
         if kind[0] == "*":
@@ -180,13 +178,12 @@ class TritonArguments:
             if not is_descriptor(kind):
                 yield value
                 continue
-            rank = parse_descriptor(kind)[1]
             if self.descriptors:
                 yield self._tensor_map(value, self.descriptors[made])
                 made += 1
             else:
                 flags = (getattr(value, "padding", "zero") == "nan", bool(getattr(value, "round_f32_to_tf32", False)))
-                yield from (value.base, *value.shape, *value.strides, *flags[: self._flag_count(rank)])
+                yield from (value.base, *value.shape, *value.strides, *flags[: self._flags])
             yield from (*value.shape, *value.strides)
 
     def _tensor_map(self, descriptor: Any, metadata: dict) -> bytes:
@@ -198,14 +195,11 @@ class TritonArguments:
         """The same error with the argument's name in front."""
         for convert, value, name, param in zip(self._converters, args, self._part_names, self.params):
             try:
-                number = convert(value)
-                code = "Q" if convert == self.ranges.address_of else None
-                if code is None and isinstance(number, (int, bool)) and param.size <= 8:
-                    bits = 8 * param.size
-                    if not -(1 << bits - 1) <= number < 1 << bits:
-                        raise OverflowError(f"{number} does not fit {bits} bits")
-                elif code is None and not isinstance(number, (int, float, bytes)):
+                number, bits = convert(value), 8 * param.size
+                if not isinstance(number, (int, float, bytes)) and not hasattr(number, "__index__"):
                     raise TypeError(f"expected a number, found {type(value).__name__} {value!r}"[:120])
+                if isinstance(number, int) and not -(1 << bits - 1) <= number < 1 << bits:
+                    raise OverflowError(f"{number} does not fit {bits} bits")
             except WeftError as found:
                 text = str(found).removeprefix(f"{getattr(found, 'name', '')}: ")
                 return type(found)(f"kernel {self.kernel}, argument {name}: {text}")

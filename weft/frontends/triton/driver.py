@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,20 +14,8 @@ from weft.errors import InvalidValueError, UnsupportedError
 from weft.frontends.devices import virtual_device
 from weft.frontends.triton.launcher import Launcher
 from weft.frontends.triton.resources import ResourceCount
-from weft.frontends.triton.tensors import TensorRanges
-from weft.runtime.device import Device
 from weft.runtime.module import Kernel, Program
 from weft.types import Dim3
-
-_ranges: weakref.WeakKeyDictionary[Device, TensorRanges] = weakref.WeakKeyDictionary()
-
-
-def ranges_of(device: Device) -> TensorRanges:
-    """The host tensors that a device's kernels have met."""
-    found = _ranges.get(device)
-    if found is None:
-        found = _ranges[device] = TensorRanges(device)
-    return found
 
 
 class DriverUtils:

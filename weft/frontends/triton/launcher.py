@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from weft.frontends.triton import scratch
 from weft.frontends.triton.arguments import TritonArguments
+from weft.frontends.triton.tensors import ranges_of
 from weft.runtime.launch import PreparedLaunch
 from weft.runtime.module import Kernel
 from weft.types import Dim3
@@ -57,8 +59,6 @@ class Launcher:
         if grid_x * grid_y * grid_z <= 0:
             return None
         if function is not self._function:
-            from weft.frontends.triton.driver import ranges_of
-
             self._arguments = TritonArguments(
                 function.name, function.params, self.kinds, self.names, self.descriptors, ranges_of(function.device)
             )
@@ -75,8 +75,6 @@ class Launcher:
         return made
 
     def _launch_with_scratch(self, launch: PreparedLaunch, stream: Any, args: tuple) -> None:
-        from weft.frontends.triton import scratch
-
         arguments, blocks = self._arguments, launch.grid.count
         assert arguments is not None
         with launch.device.lock:  # scratch is the arguments' until the launch has read it

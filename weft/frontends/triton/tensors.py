@@ -86,3 +86,14 @@ class TensorRanges:
             storages.pop(key, None)
 
         self._storages[key] = (address, size, weakref.ref(storage, forget), allocation)
+
+
+_ranges: weakref.WeakKeyDictionary[Device, TensorRanges] = weakref.WeakKeyDictionary()
+
+
+def ranges_of(device: Device) -> TensorRanges:
+    """The tensors that a device's kernels have met."""
+    found = _ranges.get(device)
+    if found is None:
+        found = _ranges[device] = TensorRanges(device)
+    return found

@@ -55,7 +55,7 @@ def affine_grid(theta: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
 
 
 # ---------------------------------------------------------------- CTC loss: PyTorch's own kernel does it
-def use_cudnn_ctc_loss(*args: Any) -> bool:
+def use_other_ctc_loss(*args: Any) -> bool:
     return False
 
 
@@ -119,8 +119,10 @@ KERNELS: dict[str, Callable[..., Any]] = {
         "_masked_scale": masked_scale,
     }.items()
 } | {
-    "_use_cudnn_ctc_loss": use_cudnn_ctc_loss,
-    "_use_cudnn_ctc_loss.Tensor": use_cudnn_ctc_loss,
+    "_use_cudnn_ctc_loss": use_other_ctc_loss,
+    "_use_cudnn_ctc_loss.Tensor": use_other_ctc_loss,
+    "_use_miopen_ctc_loss": use_other_ctc_loss,
+    "_use_miopen_ctc_loss.Tensor": use_other_ctc_loss,
     "native_dropout": native_dropout,
     "_fused_dropout": fused_dropout,
     "record_stream": record_stream,
