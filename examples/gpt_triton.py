@@ -627,7 +627,7 @@ def train(model: GPT, text: Text, steps: int, rate: float, seed: int) -> None:
         model.backward()
         now = step / warm_up if step < warm_up else 0.55 + 0.45 * math.cos(math.pi * (step - warm_up) / (steps - warm_up))
         model.parameters.adamw(step, model.rows, rate * now)
-        if step == 1 or step % 20 == 0 or step == steps:
+        if step == 1 or step % 50 == 0 or step == steps:
             loss = model.mean_loss()
             moment = time.perf_counter()
             print(f"step {step:4}  loss {loss:.3f} nats per character  {(moment - shown) / (step - first):6.3f} s a step"
@@ -637,12 +637,12 @@ def train(model: GPT, text: Text, steps: int, rate: float, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trains a small GPT with Triton kernels.")
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--context", type=int, default=128, help="characters that the model looks back on")
-    parser.add_argument("--batch", type=int, default=32, help="sequences in a step")
+    parser.add_argument("--batch", type=int, default=8, help="sequences in a step")
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate")
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
     parser.add_argument("--sample", type=int, default=400, help="characters to write at the end")

@@ -5,14 +5,19 @@ from __future__ import annotations
 import pytest
 
 from weft import settings
-from weft.chips import FIELDS, all_chips, find_chip
+from weft.chips import FIELDS, KINDS, all_chips, find_chip
 from weft.errors import InvalidValueError
 from weft.runtime.occupancy import compute_occupancy
 
 
-def test_the_first_five_are_there() -> None:
-    names = {chip.name for chip in all_chips()}
-    assert {"rtx3060", "rtx4080", "a100-80gb", "h100", "agx-orin"} <= names
+# design list: edge to data centre.
+WANTED = """rtx3060 rtx3070 rtx3080 rtx3090 rtx4060 rtx4070 rtx4080 rtx4090 rtx5090 v100 t4 a10 a100-40gb a100-80gb l4 l40s
+h100-pcie h100 h200 b200 gh200 orin-nano agx-orin mi300x tpu-v5e tpu-v5p tpu-v6e""".split()
+
+
+def test_the_catalogue_is_complete() -> None:
+    assert {chip.name for chip in all_chips()} == set(WANTED)
+    assert [chip.name for chip in all_chips() if not chip.runs_kernels] == ["mi300x", "tpu-v5e", "tpu-v5p", "tpu-v6e"]
 
 
 @pytest.mark.parametrize("chip", all_chips(), ids=lambda chip: chip.name)
@@ -20,13 +25,104 @@ def test_facts_are_plausible_and_sourced(chip) -> None:
     assert set(chip.facts) <= set(FIELDS)
     for field, fact in chip.facts.items():
         assert fact.source.title and fact.source.url.startswith("https://") and fact.source.date[:2] == "20", field
-    limits = chip.capability
-    assert limits.sources and limits.max_threads_per_block == 1024 and limits.shared_per_block == 48 << 10
-    # The opt-in maximum is what an SM has less the 1 KiB that the system keeps.
-    assert limits.shared_per_block_optin == limits.shared_per_sm - limits.shared_reserved
-    assert 1 <= chip.sm_count <= 200 and 4 << 30 <= chip.memory_bytes <= 512 << 30
+        assert fact.source.kind in KINDS, field
+        assert fact.source.title.startswith("Assumed") == (fact.source.kind == "assumed"), field
+    assert 1 <= chip.sm_count <= 320 and 4 << 30 <= chip.memory_bytes <= 512 << 30
     assert 0.5e9 < chip.boost_clock < 3.5e9 and 50e9 < chip.memory_bandwidth < 10e12
     assert chip.base_clock is None or chip.base_clock < chip.boost_clock
+    assert 5 <= chip.power <= 1500 and 0 < chip.idle_power < 0.4 * chip.power
+    assert 0 < chip.price_per_hour < 20 and (chip.price is None or 100 < chip.price < 1e5)
+    assert chip.sustained_bandwidth is None or chip.sustained_bandwidth < chip.memory_bandwidth
+    assert chip.pcie_bandwidth or chip.integrated
+    rates = [chip.facts[name].value for name in ("tc_bf16_rate", "tc_fp8_rate", "tc_fp4_rate") if name in chip.facts]
+    assert rates == sorted(rates) and all(1e12 < rate < 2e16 for rate in rates)
+
+
+@pytest.mark.parametrize("chip", [chip for chip in all_chips() if chip.runs_kernels], ids=lambda chip: chip.name)
+def test_limits_and_rates_agree(chip) -> None:
+    limits = chip.capability
+    assert limits.sources and limits.max_threads_per_block == 1024 and limits.shared_per_block == 48 << 10
+    # The opt-in maximum is what an SM has less what the system keeps of it.
+    assert limits.shared_per_block_optin == limits.shared_per_sm - limits.shared_reserved
+    assert chip.arch == f"sm_{limits.version[0]}{limits.version[1]}"
+    if chip.memory_bus_bits:
+        # 1.4 Gbit/s (HBM2 at its slowest) to 28 Gbit/s (GDDR7) a pin.
+        assert 1.4e9 < chip.memory_bandwidth * 8 / chip.memory_bus_bits < 28.1e9
+    if "fp32_rate" in chip.facts:  # data sheets round, and take their boost clock now and then for another
+        lanes = chip.sm_count * limits.fp32_lanes_per_sm * 2 * chip.boost_clock
+        assert chip.fp32_rate == pytest.approx(lanes, rel=0.02)
+
+
+# Rows of published tables, written down by hand from the white papers.
+@pytest.mark.parametrize(
+    "name, memory_gib, gigabytes_per_second, watts, tera_bf16, tera_fp8",
+    [
+        ("rtx3090", 24, 936, 350, 71.2, None),
+        ("rtx4090", 24, 1008, 450, 165.2, 330.3),
+        ("rtx5090", 32, 1792, 575, 209.5, 419),
+        ("a100-40gb", 40, 1555, 400, 312, None),
+        ("h100", 80, 3350, 700, 989.4, 1978.9),
+        ("h100-pcie", 80, 2039, 350, 756, 1513),
+        ("h200", 141, 4800, 700, 989.4, 1978.9),
+        ("b200", 180, 8000, 1000, 2250, 4500),
+        ("l4", 24, 300, 72, 121, 242.5),
+        ("mi300x", 192, 5300, 750, 1307.4, 2614.9),
+        ("tpu-v5e", 16, 819, None, 197, None),
+    ],
+)
+def test_published_rows(name, memory_gib, gigabytes_per_second, watts, tera_bf16, tera_fp8) -> None:
+    chip = find_chip(name)
+    assert chip.memory_bytes == memory_gib << 30
+    assert chip.memory_bandwidth == pytest.approx(gigabytes_per_second * 1e9)
+    assert watts is None or chip.power == watts
+    assert chip.tc_bf16_rate == pytest.approx(tera_bf16 * 1e12, rel=1e-3)
+    assert (chip.tc_fp8_rate is None) == (tera_fp8 is None)
+    assert tera_fp8 is None or chip.tc_fp8_rate == pytest.approx(tera_fp8 * 1e12, rel=1e-3)
+
+
+def test_a_chip_without_kernels_is_no_device() -> None:
+    import weft
+
+    with pytest.raises(InvalidValueError, match="mi300x .* runs no CUDA kernels: it cannot be a device"):
+        weft.Device("mi300x")
+    assert find_chip("trillium").name == "tpu-v6e"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (('compute_capability = "9.0"', 'compute_capability = "9.0"\ncolour = "green"'), "unknown entry colour"),
+        (("sm_count =", "sm_number ="), "unknown fact sm_number"),
+        (("sm_count = {", "tc_fp4_rate = {"), "missing facts: sm_count"),
+        (('kind = "assumed"', 'kind = "guessed"'), "kind 'guessed', expected one of"),
+    ],
+)
+def test_files_are_checked(tmp_path, change, message) -> None:
+    from weft.chips.chip import DATA, read_chip
+
+    text = (DATA / "h100.toml").read_text()
+    assert change[0] in text
+    path = tmp_path / "h100.toml"
+    path.write_text(text.replace(*change))
+    with pytest.raises(ValueError, match=message):
+        read_chip(path)
+
+
+def test_this_machine_is_measured_once(tmp_path, monkeypatch) -> None:
+    from weft.chips import host
+
+    rates = {"fp32_rate": 1e11, "fp64_rate": 5e10, "memory_bandwidth": 2e10}
+    calls = []
+    monkeypatch.setattr(host, "measure", lambda: calls.append(1) or rates)
+    before = settings.current()
+    try:
+        settings.configure(cache_dir=tmp_path)
+        first, second = host.host_chip(), host.host_chip()
+    finally:
+        settings.configure(cache_dir=before.cache_dir)
+    assert calls == [1] and first.fp32_rate == second.fp32_rate == 1e11
+    assert first.facts["fp32_rate"].source.kind == "measured" and not first.runs_kernels
+    assert first.memory_bytes > 1 << 28 and first.facts["power"].source.kind == "assumed"
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,8 @@ def test_lstm_is_steps_of_products() -> None:
     length, batch, features, hidden = 10, 4, 8, 16
     made = call(
         "_cudnn_rnn",
-        (tensor(length, batch, features), (), 4, None, tensor(1, batch, hidden), None, 2, hidden, 0, 1, False, 0.0, True,
-         False, (), None),
+        (tensor(length, batch, features), (), 4, None, tensor(1, batch, hidden), None, 2, hidden, 0, 1, False, 0.0,
+         True, False, (), None),
         (tensor(length, batch, hidden),), tf32_convolution=False,
     )  # fmt: skip
     first, steps = profiles_of(made)
@@ -216,7 +216,8 @@ def test_tensors_of_pytorch_and_numpy_are_understood() -> None:
 
 
 # Operators of libraries that no GPU program uses, or that are communication (weft.model.collectives).
-ELSEWHERE = ("c10d", "_c10d", "mkldnn", "mps", "lstm_mps", "_lstm_mps", "_mps", "_test", "_foobar", "_nnpack", "quantized",
+ELSEWHERE = ("c10d", "_c10d", "mkldnn", "mps", "lstm_mps", "_lstm_mps", "_mps", "_test", "_foobar", "_nnpack",
+             "quantized",
              "_weight_int4pack_mm_for_cpu", "_scaled_dot_product_attention_math_for_mps",
              "_nested_from_padded_and_nested_example")  # fmt: skip
 

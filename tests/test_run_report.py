@@ -50,7 +50,7 @@ def timeline() -> Timeline:
     made = Timeline("h100")
     for _ in range(10):
         made.kernel(KernelLaunch("stream", 100, 256, bytes_read=3.0e9))  # 1 ms each
-    made.kernel(KernelLaunch("crunch", 100, 256, (("fp32", 67e12 * 0.85 * 1e-3),)))
+    made.kernel(KernelLaunch("crunch", 100, 256, flops=(("fp32", 67e12 * 0.85 * 1e-3),)))
     made.note_memory(0, 20 << 30, 30 << 30)
     return made
 
@@ -196,7 +196,9 @@ def test_weft_run_ends_with_a_summary(tmp_path: Path) -> None:
                         expect=3)  # fmt: skip
     assert done.stdout == "a100-80gb 32.0\n"
     lines = done.stderr.splitlines()
-    assert lines[0] == "weft: device      NVIDIA A100-SXM4-80GB (virtual)" and all(line.startswith("weft: ") for line in lines)
+    assert lines[0] == "weft: device      NVIDIA A100-SXM4-80GB (virtual)" and all(
+        line.startswith("weft: ") for line in lines
+    )
     data = json.loads((tmp_path / "out.json").read_text())
     assert data["chip"]["name"] == "a100-80gb" and data["counted"]["rough_estimates"] == {"twice": 5}
     assert json.loads((tmp_path / "out.trace").read_text())["traceEvents"]

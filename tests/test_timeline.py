@@ -152,6 +152,30 @@ def test_copies_go_over_pcie(timeline: Timeline) -> None:
         timeline.copy("d2x", 1)
 
 
+def test_copy_between_devices_is_a_transfer(timeline: Timeline) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Placed:
+        """A tensor of PyTorch that says it is on a GPU."""
+
+        def __init__(self, device: str):
+            self.device, self.shape, self.dtype = torch.device(device), torch.Size((1000, 250)), torch.float32
+
+        numel, element_size, stride = (lambda self: 250_000), (lambda self: 4), (lambda self: (250, 1))
+
+    host, one, two = torch.empty(1000, 250), Placed("cuda:0"), Placed("cuda:1")
+    timeline.operator("copy_", (one, host, False), one)
+    timeline.operator("copy_", (host, two, True), host, None, 0, 1)
+    timeline.operator("copy_", (two, one, False), two)
+    timeline.operator("copy_", (one, one, False), one)
+    kinds = [(span.name, span.device, span.limiter) for span in timeline.spans()]
+    assert kinds[:3] == [("copy_h2d", 0, "pageable host memory"), ("copy_d2h", 1, "pageable host memory"),
+                         ("copy_p2p", 0, "NVLink")]  # fmt: skip
+    assert kinds[3][0] == "copy"
+    work = [item for item in timeline.work if hasattr(item, "blocking")]
+    assert [(item.nbytes, item.blocking) for item in work] == [(10**6, True), (10**6, False), (10**6, False)]
+
+
 def test_copies_overlap_with_kernels_but_share_an_engine(timeline: Timeline) -> None:
     timeline.copy("h2d", 10**8, stream=1, pinned=True)
     timeline.copy("h2d", 10**8, stream=2, pinned=True)
@@ -195,7 +219,11 @@ def test_ranges_and_marks(timeline: Timeline) -> None:
     ranges = timeline.clock.ranges
     assert ranges["forward"].device_seconds == pytest.approx(1e-3)
     assert ranges["step"].device_seconds == pytest.approx(2e-3) and ranges["step"].count == 1
-    assert [span.name for span in timeline.spans() if span.kind in ("range", "mark")] == ["forward", "half-time", "step"]
+    assert [span.name for span in timeline.spans() if span.kind in ("range", "mark")] == [
+        "forward",
+        "half-time",
+        "step",
+    ]
 
 
 def test_graph_costs_one_launch(timeline: Timeline) -> None:
@@ -248,7 +276,9 @@ def test_pricing_in_pieces_equals_pricing_at_once() -> None:
     whole, parts = Timeline("a100"), Timeline("a100")
     for timeline in (whole, parts):
         for step in range(50):
-            timeline.operator("aten::mm", (Tensor(64 * (step % 3 + 1), 64), Tensor(64, 64)), Tensor(64, 64), stream=step % 2)
+            timeline.operator(
+                "aten::mm", (Tensor(64 * (step % 3 + 1), 64), Tensor(64, 64)), Tensor(64, 64), stream=step % 2
+            )
             timeline.copy("d2h", 1000 * step, stream=step % 2)
             if timeline is parts:
                 timeline.advance()

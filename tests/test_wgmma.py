@@ -240,10 +240,10 @@ def matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.frombuffer(bytes(image), np.uint8), a, b
 
 
-def run_kernel(device: weft.Device, body: str, image: np.ndarray, registers: int) -> list[np.ndarray]:
+def run_kernel(device: weft.Device, body: str, image: np.ndarray, registers: int, **options) -> list[np.ndarray]:
     """D [64, 8] of each four registers."""
     out = device.zeros((registers, THREADS), np.uint32)
-    device.load(kernel(body, registers), "k.ptx")["k"][1, THREADS](device.array(image), out)
+    device.load(kernel(body, registers), "k.ptx")["k"][1, THREADS](device.array(image), out, **options)
     case = Case(8, "f16", "f16", "f32", B_STEPS[0])
     return [case.from_fragments(out.numpy()[i : i + 4]) for i in range(0, registers, 4)]
 
@@ -300,18 +300,32 @@ def test_registers_are_read_and_written_around(gpu, matrices) -> None:
     assert np.array_equal(later, a[:, 16:32] @ b[:, 16:32].T + 1)
 
 
-def test_a_loop_with_barriers(gpu, matrices) -> None:
-    """Accumulators live across suspensions; descriptors are computed."""
+@pytest.mark.parametrize("barrier", ["bar.sync 0;", ""])
+def test_a_loop(gpu, matrices, barrier: str) -> None:
+    """Accumulators live across suspensions; descriptors are computed. Without a barrier warps run ahead."""
     image, a, b = matrices
     body = f"""
 mov.b64 %rd10, {A_STEPS[0].descriptor:#x}; mov.b64 %rd11, {B_STEPS[0].descriptor:#x}; mov.u32 %r2, 0;
 LOOP:
 wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {{%d0, %d1, %d2, %d3}}, %rd10, %rd11, %p1, 1, 1, 0, 0;
-{WAIT} bar.sync 0;
+{WAIT} {barrier}
 add.s64 %rd10, %rd10, 2; add.s64 %rd11, %rd11, 2; add.u32 %r2, %r2, 1; setp.lt.u32 %p0, %r2, 4; @%p0 bra LOOP;
 """
     (found,) = run_kernel(gpu, body, image, 4)
     assert np.array_equal(found, a @ b.T)
+
+
+def test_many_matrices(gpu, matrices) -> None:
+    """More matrices B than are kept apart, of different sizes."""
+    image, a, b = matrices
+    body = ""
+    for i in range(12):
+        body += wgmma(4 * i, A_STEPS[i % 4], B_STEPS[i % 4]) + (wgmma(4 * i, A_STEPS[0], B_STEPS[0]) if i % 3 else "")
+        body += WAIT + "bar.sync 0;" * (i % 2)
+    steps = [a[:, 16 * i : 16 * i + 16] @ b[:, 16 * i : 16 * i + 16].T for i in range(4)]
+    for seed in (0, 1, 2):
+        for i, found in enumerate(run_kernel(gpu, body, image, 48, seed=seed)):
+            assert np.array_equal(found, steps[i % 4] + (steps[0] if i % 3 else 0))
 
 
 @pytest.mark.parametrize("guard, runs", [("@%p1", True), ("@!%p1", False), ("@%p2", False)])

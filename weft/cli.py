@@ -88,8 +88,8 @@ def main() -> None:
               "there are (default: 1).")  # fmt: skip
 @click.option("--summary/--no-summary", default=True, help="Say at the end, on standard error, what the run would have "
               "cost on the chip (default: yes).")  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write all of the summary as "
-              "JSON.")  # fmt: skip
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write all of the summary "
+              "as JSON.")  # fmt: skip
 @click.option("--trace", "trace_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write what ran when as a "
               "trace for Perfetto or Chrome.")  # fmt: skip
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does; the rest are its arguments.")
@@ -121,8 +121,8 @@ def run(gpu: str | None, threads: int | None, time_limit: float | None, determin
 
 
 @main.command(cls=RunCommand)
-@click.option("--gpus", "names", required=True, metavar="NAMES", help="The chips, separated by commas: h100,rtx4090,t4; "
-              "see `weft gpus`.")  # fmt: skip
+@click.option("--gpus", "names", required=True, metavar="NAMES", help="The chips, separated by commas: "
+              "h100,rtx4090,t4; see `weft gpus`.")  # fmt: skip
 @click.option("--count", type=click.IntRange(min=1), default=1, help="How many GPUs the program finds (default: 1).")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write everything as JSON.")
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does; the rest are its arguments.")

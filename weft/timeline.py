@@ -121,7 +121,7 @@ class Timeline:
         of them is kept.
         """
         needs = needs_of(name)
-        if needs.free:
+        if needs.free or (needs.transfers and self._transfer(inputs, kwargs, stream)):
             return
         key: list[Any] = [name, self._modes]
         self._extend(key, inputs, needs)
@@ -141,6 +141,21 @@ class Timeline:
         self._append(number << LANE_BITS | lane)
         if len(self._log) > KEPT_RECORDS:
             self._let_go()
+
+    def _transfer(self, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None, stream: Hashable) -> bool:
+        """Records copy_(target, source, non_blocking) where the two are on different devices, else does nothing."""
+        target, source = inputs[0], inputs[1]
+        to, of = getattr(target, "device", None), getattr(source, "device", None)
+        if to is None or of is None or to == of:
+            return False
+        nbytes = source.numel() * source.element_size()
+        if to.type != "cpu" and of.type != "cpu":
+            self.copy("p2p", nbytes, stream, of.index, peer=to.index)
+            return True
+        waits = not (inputs[2] if len(inputs) > 2 else (kwargs or {}).get("non_blocking", False))
+        host, kind, device = (source, "h2d", to.index) if of.type == "cpu" else (target, "d2h", of.index)
+        self.copy(kind, nbytes, stream, device or 0, pinned=host.is_pinned(), blocking=waits)
+        return True
 
     def _extend(self, key: list[Any], values: Iterable[Any], needs: Any) -> None:
         for value in values:

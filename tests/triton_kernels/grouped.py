@@ -55,7 +55,7 @@ def grouped(lefts, rights, programs=3, tile=(32, 64, 32)):
     strides = torch.tensor([[a.stride(0), b.stride(0), c.stride(0)] for a, b, c in zip(lefts, rights, outs)],
                            dtype=torch.int32)  # fmt: skip
     grouped_kernel[(programs,)](
-        *pointers, sizes, strides, len(lefts), (*lefts, *rights, *outs), TYPE=TYPES[lefts[0].dtype], TILE_M=tile[0], TILE_N=tile[1],
-        TILE_K=tile[2],
+        *pointers, sizes, strides, len(lefts), (*lefts, *rights, *outs), TYPE=TYPES[lefts[0].dtype],
+        TILE_M=tile[0], TILE_N=tile[1], TILE_K=tile[2],
     )  # fmt: skip
     return outs

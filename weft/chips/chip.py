@@ -127,8 +127,8 @@ class Capability:
 class Chip:
     """One real chip. `name` is the catalogue's, `full_name` what its maker's software calls the device.
 
-    Facts are read as attributes: chip.sm_count, chip.memory_bytes ... (FIELDS). One that is not known is None. limits is
-    None for a chip that runs no compiled kernels.
+    Facts are read as attributes: chip.sm_count, chip.memory_bytes ... (FIELDS). One that is not known is None.
+    limits is None for a chip that runs no compiled kernels.
     """
 
     name: str

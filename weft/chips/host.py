@@ -1,7 +1,7 @@
 """This machine's CPU as a chip: nothing in, a Chip with measured rates out.
 
-Measured once with NumPy (about two seconds) and kept in the cache folder, for as long as the processor and the number of
-cores stay the same. It runs no kernels as a device; library kernels are priced on it.
+Measured once with NumPy (about two seconds) and kept in the cache folder, for as long as the processor and the number
+of cores stay the same. It runs no kernels as a device; library kernels are priced on it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _best_seconds(job: Callable[[], object], seconds: float = 0.4) -> float:
 
 
 def _multiply_rate(dtype: type) -> float:
-    a = np.ones((SIDE, SIDE), dtype)
+    a: np.ndarray = np.ones((SIDE, SIDE), dtype)
     out = np.empty_like(a)
     return 2.0 * SIDE**3 / _best_seconds(lambda: np.matmul(a, a, out=out))
 

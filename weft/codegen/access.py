@@ -405,6 +405,21 @@ def write_copy(name: str, target: Target, bytes_: str) -> IRFunction:
     return f
 
 
+def write_fetch_ahead(name: str, target: Target) -> IRFunction:
+    """Fetches what the lanes will want at the next turn of a loop, if they move on as they have since the last one.
+    `last` holds the first lane's address of the last turn. Every fourth lane: four lanes share a line, mostly."""
+    f = begin(name, "void", [(ADDRESSES, "addr"), ("ptr", "last")], target)
+    addresses, last = f.parameters
+    first = f.extract(addresses, 0)
+    step = f.sub(first, f.load("i64", last))
+    f.store(first, last)
+    ahead = f.add(addresses, f.splat(step))
+    for lane in range(0, 32, 4):
+        pointer = f.convert("inttoptr", f.extract(ahead, lane), "ptr")
+        f.intrinsic("void", "llvm.prefetch.p0", pointer, *(constant("i32", x) for x in (0, 2, 1)))
+    return f
+
+
 # ---- accesses of several components
 
 

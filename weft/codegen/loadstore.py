@@ -244,8 +244,10 @@ class Access(Builder):
 
     def previous_block_address(self) -> str | None:
         """Where this access keeps the address it had in the worker's last block, one for each warp; None in loops."""
-        if self.in_loop():
-            return None
+        return None if self.in_loop() else self._last_address_pointer()
+
+    def _last_address_pointer(self) -> str:
+        """Memory of the worker thread for an address, one for each warp and access."""
         first = self.slot_of.get((self.site, "last"))
         if first is None:
             first = self.slot_of[(self.site, "last")] = len(self.slot_of)
@@ -1183,10 +1185,14 @@ class Access(Builder):
             window = int(offsets.max()) + size
             if window <= 32 * size:
                 self.prefetch_ahead(self._split_address(source)[0], window)
-        data = ", ".join(
+        parts = [
             f"<32 x i{v.bits}> {self.join_chunks(self.vec(v), f'i{v.bits}')}"
             for v in (self.resize(source, 64, False), self.resize(destination, 32, False), wanted)
-        )
+        ]
+        data = ", ".join(parts)
+        if self.in_loop() and not self.is_function:
+            fetch = self._call_support("weft_fetch_ahead")
+            self.e(f"call void {fetch}({parts[0]}, ptr {self._last_address_pointer()})")
         name = self._call_support(f"weft_{'late_' * self.deferred}copy_{size}")
         tail = f"i32 {self.mask_word()}, i32 {self.site}, ptr {self.slot_pointer()}"
         self.e(f"call void {name}({CONTEXT}, {data}, {tail})")

@@ -498,8 +498,11 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
         m, ins, entry = op.match, op.ins, op.match.entry
         sources: list[Value | None] = []
         destinations = []
+        signed = []  # destinations whose type is signed
         for spec, operand in zip(entry.operands, ins.operands):
             if spec.is_destination:
+                if m.operand_type(spec.name).signed:
+                    signed.append(len(destinations))
                 if isinstance(operand, Pair):
                     destinations += [operand.first, operand.second]
                 else:
@@ -524,6 +527,10 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
         if "carry_out" in entry.effects:
             destinations.append(Register(CARRY))
         assert len(values) >= len([d for d in destinations if not isinstance(d, Discard)]), ins.name
+        for i in signed:  # a wider register takes the result extended by its type's sign
+            width = self.registers.bits[destinations[i].name] if isinstance(destinations[i], Register) else 0
+            if width > values[i].bits:
+                values[i] = self.resize(values[i], width, True)
         return list(zip(destinations, values))
 
     def _emit_parameter_register(self, op: Op) -> bool:
@@ -1319,6 +1326,7 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
         else:
             self.e("br label %start")
         self.label("start")
+        self.start_panels()
         live_at_entry = self.flow.live_in[0]
         for name, storage in self.registers.storage.items():
             bit = self.flow.registers.get(name)

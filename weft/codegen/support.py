@@ -33,6 +33,7 @@ Clusters, written by weft.codegen.clustersupport (see there):
     weft_cluster_pointer, weft_cluster_arrive, weft_cluster_wait
 
 Other:
+    void weft_fetch_ahead(<32 x i64> addr, ptr last)
     void weft_copy_B(wk, blk, w, <32 x i64> addr, <32 x i32> offset, <32 x i32> count, mask, site, slot)    B in 4 8 16
         From global to shared memory, `count` of B bytes a lane (more count as B) and zeros behind them.
     void weft_fault(wk, blk, w, i32 kind, site, i32 lane, i64 addr, i32 size)
@@ -58,6 +59,7 @@ from weft.codegen.access import (
     spill,
     write_copy,
     write_fault,
+    write_fetch_ahead,
     write_find_range,
     write_load,
     write_load_uniform,
@@ -126,6 +128,7 @@ _WRITERS: list[tuple[re.Pattern, Callable[..., IRFunction]]] = [
     (re.compile(f"weft_load_local_i{_BITS}"), partial(write_window, space="local", store=False)),
     (re.compile(f"weft_store_local_i{_BITS}"), partial(write_window, space="local", store=True)),
     (re.compile("weft_copy_(4|8|16)"), write_copy),
+    (re.compile("weft_fetch_ahead"), write_fetch_ahead),
     (re.compile(r"weft_(gather|scatter)_(shared_|local_|)(\d+)_i" + _BITS), write_parts),
     (ATOMIC_NAME, write_atomic),
     (re.compile("weft_match_any_i(32|64)"), _match_any),

@@ -29,6 +29,7 @@ EVEN_FIRST = (0, 2, 4, 6, 1, 3, 5, 7)
 B_ROW_BYTES = 4 * TILE  # one k of a tile in B's panel
 A_ROW_BYTES = 4 * REPEAT * WARP_ROWS  # one k in A's panel
 REGISTER_BYTES = 128  # 32 lanes
+PANEL_TAG_BYTES = 64  # before B's panel: whose it is
 
 
 def _lanes(target: Target) -> int:
@@ -214,6 +215,23 @@ def _transpose(f: IRFunction, pointers: list[Value], out: Value, type_: str, lan
         for part in range(0, count, 8):
             piece = row if count <= 8 else f.shuffle(row, None, list(range(part, part + 8)))
             f.store(_to_f32(f, piece, type_), f.offset(out, 4 * (i * count + part)), align=16)
+
+
+def write_claim(name: str, target: Target) -> IRFunction:
+    """i1 weft_wgmma_claim(wk, blk, ptr tag, i64 count, i64 key): whether the panel behind the tag has yet to be made for
+    this launch, block, count and key; the tag then says that it is."""
+    f = begin(name, "i1", [("ptr", "wk"), ("ptr", "blk"), ("ptr", "tag"), ("i64", "count"), ("i64", "key")], target)
+    worker, block, tag, count, key = f.parameters
+    launch = f.field(worker, abi.Worker, "launch")
+    wanted = [f.field(launch, abi.Launch, "grid_id"), f.field(block, abi.BlockHeader, "linear"), count, key]
+    differs = f.const("i1", 0)
+    for i, word in enumerate(wanted):
+        differs = f.or_(differs, f.icmp("ne", f.load("i64", f.offset(tag, 8 * i)), word))
+    with f.if_(differs):
+        for i, word in enumerate(wanted):
+            f.store(word, f.offset(tag, 8 * i))
+    f.ret(differs)
+    return f
 
 
 def write_a(name: str, target: Target, major: str, type_: str, depth: str) -> IRFunction:
@@ -479,6 +497,7 @@ _KIND = "(f16|f32|s32|s32_sat|s32_bits)"
 # Names of the functions here, with their writers: see weft.codegen.support.
 WGMMA_WRITERS: list[tuple[re.Pattern, Callable[..., IRFunction]]] = [
     (re.compile(f"weft_wgmma_b_(k|mn)_{_TYPE}_([0-9]+)"), write_b),
+    (re.compile("weft_wgmma_claim"), write_claim),
     (re.compile(f"weft_wgmma_a_(k|mn)_{_TYPE}_([0-9]+)"), write_a),
     (re.compile(f"weft_wgmma_a_registers_{_TYPE}"), write_a_registers),
     (re.compile(f"weft_wgmma_multiply_{_KIND}"), write_multiply),

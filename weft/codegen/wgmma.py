@@ -1,8 +1,8 @@
 """wgmma of one warp: descriptors and accumulators enter, calls of out-of-line functions (warpgroup.py) leave.
 
 Multiplications are not emitted one by one: those between two waits are gathered, and where several add to the same
-accumulators (a step of k each), or use the same B (64 rows each), accumulators are fetched and B is laid out once.
-The accumulators stay where the register file keeps them, side by side.
+accumulators (a step of k each), or use the same B (64 rows each), accumulators are fetched and B is laid out once, and
+that by one warp for the whole warpgroup. The accumulators stay where the register file keeps them, side by side.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from weft.codegen import abi
 from weft.codegen.loadstore import CONTEXT
 from weft.codegen.registers import RegisterFile
 from weft.codegen.value import Value
-from weft.codegen.warpgroup import A_ROW_BYTES, B_ROW_BYTES, REGISTER_BYTES, TILE
+from weft.codegen.warpgroup import A_ROW_BYTES, B_ROW_BYTES, PANEL_TAG_BYTES, REGISTER_BYTES, TILE
 from weft.codegen.warpops import WarpOps
 from weft.isa.operands import Register, Vector
 from weft.isa.wgmma import WARP_ROWS, WgmmaForm, WgmmaOperands, scale_is_constant
 
 PANEL_FLOATS = 16384  # of B's panel: 64 KB, at home in the second-level cache
 INTEGER_PRODUCTS = 256  # 256 * 255 * 255 < 2**24
+MAX_PANELS = 8  # that a kernel keeps apart; more take turns in the same memory
+KEY_FACTOR = 0x9E3779B97F4A7C15 - (1 << 64)  # an odd number without pattern: 2**64 over the golden ratio
 
 
 @dataclass
@@ -47,6 +49,9 @@ class WgmmaOps(WarpOps):
     def setup_wgmma(self) -> None:
         self.pending_wgmma = []
         self._wgmma_buffers: dict[str, int] = {}
+        self._descriptors: dict[tuple, str] = {}
+        self._panels: dict[int, int] = {}  # B's panels: offset in the frame -> size
+        self._panel_count = 0
 
     # ------------------------------------------------------------ issue
     def wgmma(self, form: WgmmaForm, operands: WgmmaOperands) -> None:
@@ -60,14 +65,14 @@ class WgmmaOps(WarpOps):
         if isinstance(operands.a, Vector):
             a: Any = tuple(self.vec(self.read(item, 32)) for item in operands.a.items)
         else:
-            a = self._same_in_all_lanes(self.read(operands.a, 64))
+            a = self._descriptor(self.read(operands.a, 64))
         known = scale_is_constant(operands.scale_d)
         keep = self.read(operands.scale_d, 1) if known is None else self.const(int(known), 1)
         metadata = None if operands.metadata is None else self.vec(self.read(operands.metadata, 32))
         self.pending_wgmma.append(
             PendingMultiply(
-                form, names, a, self._same_in_all_lanes(self.read(operands.b, 64)), self._same_in_all_lanes(keep),
-                metadata, self.site,
+                form, names, a, self._descriptor(self.read(operands.b, 64)), self._same_in_all_lanes(keep), metadata,
+                self.site,
             )
         )  # fmt: skip
         if self.depth or self.guard is not None:
@@ -92,6 +97,15 @@ class WgmmaOps(WarpOps):
         first = self.vec(value)[0]
         return self.t(f"extractelement {self.vtype(value.bits)} {first}, i32 0")
 
+    def _descriptor(self, value) -> str:
+        """The same, one name for equal descriptors of what is pending."""
+        if value.base is None or not value.is_uniform:
+            return self._same_in_all_lanes(value)
+        key = value.base, value.offset, value.table
+        if key not in self._descriptors:
+            self._descriptors[key] = self.uval(value)
+        return self._descriptors[key]
+
     def _check_all_lanes(self) -> None:
         """All 32 lanes must execute the instruction."""
         if self.mask is None:
@@ -111,15 +125,16 @@ class WgmmaOps(WarpOps):
     def finish_wgmma(self) -> None:
         """Emit all multiplications that have been issued."""
         pending, self.pending_wgmma = self.pending_wgmma, []
-        panel: tuple = ()
+        self._descriptors.clear()
+        steps: tuple = ()
+        panel = ""
         for chain in _chains(pending):
             form = chain[0].form
-            steps = tuple((p.b, form.b_type, form.b_major, form.n, form.k) for p in chain)
-            if steps != panel:
-                self._lay_out_b(chain)
-                panel = steps
+            wanted = tuple((p.b, form.b_type, form.b_major, form.n, form.k) for p in chain)
+            if wanted != steps:
+                steps, panel = wanted, self._lay_out_b(chain)
             self._lay_out_a(chain)
-            self._multiply(chain)
+            self._multiply(chain, panel)
         if pending:
             self.after_slow_call()
 
@@ -129,17 +144,61 @@ class WgmmaOps(WarpOps):
         return f"%wgmma.{name}"
 
     def wgmma_allocas(self) -> list[str]:
-        return [f"  %wgmma.{name} = alloca [{size} x i8], align 64" for name, size in self._wgmma_buffers.items()]
+        """For the function's head, when its frame has its final size."""
+        lines = [f"  %wgmma.{name} = alloca [{size} x i8], align 64" for name, size in self._wgmma_buffers.items()]
+        if self._panels:
+            frame = (self.registers.frame_bytes + 63) // 64 * 64
+            lines += ["  %warp.rank = and i32 %w, 3", f"  %warp.back = mul i32 %warp.rank, {-frame}",
+                      "  %panels = getelementptr i8, ptr %frame, i32 %warp.back"]  # fmt: skip
+            lines += [f"  %panel.{at} = getelementptr i8, ptr %panels, i64 {at}" for at in self._panels]
+        return lines
 
-    def _lay_out_b(self, chain: list[PendingMultiply]) -> None:
+    def start_panels(self) -> None:
+        """When a warp starts: it has used no panel yet."""
+        if self._panels:
+            self.e("store i64 0, ptr %panel.count")
+
+    def _panel(self, size: int) -> str:
+        """Memory for one more panel of B, in the frame of the warpgroup's first warp."""
+        registers = self.registers
+        if not self._panels:
+            registers.frame_slot("%panel.count", "i64")
+        self._panel_count += 1
+        large_enough = [at for at, found in self._panels.items() if found >= size]
+        if self._panel_count > MAX_PANELS and large_enough:
+            at = large_enough[self._panel_count % len(large_enough)]
+        else:
+            at = (registers.frame_bytes + 63) // 64 * 64
+            registers.frame_bytes = at + PANEL_TAG_BYTES + size
+            self._panels[at] = size
+        return f"%panel.{at}"
+
+    def _lay_out_b(self, chain: list[PendingMultiply]) -> str:
+        """B's panel for these steps. The warps of a warpgroup all need it and come one after another: who comes first
+        makes it. It is known by the block, by how many panels the warp has used before, and by the descriptors."""
         form = chain[0].form
         tiles, depth = form.n // TILE, _depth(form)
         pitch = depth * len(chain) * B_ROW_BYTES
-        panel = self._buffer("b", tiles * pitch)
+        tag = self._panel(tiles * pitch)
+        count = self.t("load i64, ptr %panel.count")
+        self.e(f"store i64 {self.t(f'add i64 {count}, 1')}, ptr %panel.count")
+        key = chain[0].b
+        for p in chain[1:]:
+            key = self.t(f"add i64 {self.t(f'mul i64 {key}, {KEY_FACTOR}')}, {p.b}")
+        claim = self._call_support("weft_wgmma_claim")
+        mine = self.t(f"call i1 {claim}(ptr %wk, ptr %blk, ptr {tag}, i64 {count}, i64 {key})")
+        make, ready = self.new_label("panel"), self.new_label("ready")
+        self.e(f"br i1 {mine}, label %{make}, label %{ready}")
+        self.label(make)
+        self.depth += 1
         name = self._call_support(f"weft_wgmma_b_{form.b_major}_{form.b_type}_{form.k}")
         for i, p in enumerate(chain):
-            place = self._offset(panel, i * depth * B_ROW_BYTES)
+            place = self._offset(tag, PANEL_TAG_BYTES + i * depth * B_ROW_BYTES)
             self.e(f"call void {name}({CONTEXT}, i64 {p.b}, ptr {place}, i64 {pitch}, i32 {tiles}, i32 {p.site})")
+        self.depth -= 1
+        self.e(f"br label %{ready}")
+        self.label(ready)
+        return self._offset(tag, PANEL_TAG_BYTES)
 
     def _lay_out_a(self, chain: list[PendingMultiply]) -> None:
         form = chain[0].form
@@ -165,7 +224,7 @@ class WgmmaOps(WarpOps):
                 self.e(f"store {self.vtype(32)} {x}, ptr {at}, align {width}")
         return place
 
-    def _multiply(self, chain: list[PendingMultiply]) -> None:
+    def _multiply(self, chain: list[PendingMultiply], panel: str) -> None:
         form, names = chain[0].form, chain[0].d
         self.registers.spill(names)
         base = self.registers.run_pointer(names)
@@ -173,7 +232,7 @@ class WgmmaOps(WarpOps):
             base = self._store_registers("d", [self.vec(self.registers.read(name)) for name in names])
         kind = form.d_type + ("_sat" if form.saturate else "") + ("_bits" if form.a_type == "b1" else "")
         tail = f"i64 {_stored_depth(form) * len(chain)}, i32 {form.n // TILE}, i1 {chain[0].keep}"
-        panels = f"ptr {self._buffer('a', 0)}, ptr {self._buffer('b', 0)}"
+        panels = f"ptr {self._buffer('a', 0)}, ptr {panel}"
         if form.selector is None:
             name = self._call_support(f"weft_wgmma_multiply_{kind}")
             self.e(f"call void {name}(ptr {base}, {panels}, {tail})")

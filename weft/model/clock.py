@@ -165,9 +165,7 @@ class Clock:
     def joules(self) -> float:
         """Energy of all devices: their work's, and idle power in between."""
         idle = idle_power(self.chip)
-        return sum(
-            device.joules + idle * max(0.0, self.elapsed - device.busy) for device in self.devices.values()
-        )
+        return sum(device.joules + idle * max(0.0, self.elapsed - device.busy) for device in self.devices.values())
 
     # ------------------------------------------------------------ running through the log
     def advance(self, log: array, start: int, end: int) -> None:

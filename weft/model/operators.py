@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from weft.model.profile import Profile
 from weft.model.work import Call
@@ -25,7 +25,7 @@ class Rule:
 
     family: that of its main kernel. price: Call -> Profiles. free: it launches nothing (views, allocations, questions).
     strides: the order in memory matters. arguments: integer arguments matter. waits: the host needs a result (a count,
-    a truth value) and waits for the device.
+    a truth value) and waits for the device. transfers: its first two arguments may lie on different devices.
     """
 
     family: str
@@ -34,6 +34,7 @@ class Rule:
     strides: bool = False
     arguments: bool = False
     waits: Callable[[Call], bool] | bool = False
+    transfers: bool = False
     doc: str = ""
 
 
@@ -45,13 +46,15 @@ _FAMILY_MODULES = ("matrix", "convolution", "attention", "normalisation", "eleme
 
 
 def rule(family: str, names: Iterable[str] | str, *, strides: bool = False, arguments: bool = False,
-         waits: Callable[[Call], bool] | bool = False) -> Callable[[Pricing], Pricing]:  # fmt: skip
+         waits: Callable[[Call], bool] | bool = False,
+         transfers: bool = False) -> Callable[[Pricing], Pricing]:  # fmt: skip
     """Registers a function as the rule of operators; names may be one text, separated by spaces."""
 
     def register(function: Pricing) -> Pricing:
         for name in names.split() if isinstance(names, str) else names:
             assert name not in RULES, f"two rules for {name}"
-            RULES[name] = Rule(family, function, False, strides, arguments, waits, (function.__doc__ or "").strip())
+            doc = (function.__doc__ or "").strip()
+            RULES[name] = Rule(family, function, False, strides, arguments, waits, transfers, doc)
         return function
 
     return register
@@ -65,7 +68,7 @@ def launch_nothing(names: str) -> None:
 
 
 def base_name(name: str) -> str:
-    """The name without overload, the underscore of in-place forms, and the namespace aten: "aten::add_.Tensor" -> "add".
+    """The name without overload, in-place forms' underscore, and the namespace aten: "aten::add_.Tensor" -> "add".
 
     A name that is registered with its underscore keeps it; operators of other libraries keep their namespace.
     """
@@ -103,7 +106,7 @@ def price_by_bytes(call: Call) -> list[Profile]:
 UNKNOWN = Rule("unknown", price_by_bytes, strides=False, arguments=False)
 
 
-@lru_cache(maxsize=None)
+@cache
 def needs_of(name: str) -> Rule:
     """The rule of an operator's name, UNKNOWN where there is none."""
     return RULES.get(base_name(name), UNKNOWN)

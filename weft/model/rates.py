@@ -82,7 +82,7 @@ def sustained_rate(chip: Chip, unit: str) -> float:
 
 @cache
 def tensor_fraction(chip: Chip) -> float:
-    """The part of the tensor cores' peak that the best bf16 product reaches, measured or the median of those that are."""
+    """The part of the tensor cores' peak that the best bf16 product reaches: measured, or the median of those."""
     measured = chip.facts.get("sustained_tensor_rate")
     peak = chip.facts.get("tc_bf16_rate")
     if measured is None or peak is None:

@@ -188,8 +188,11 @@ def _step(thread: _Thread, ins: Instruction, at: int, path: Path) -> None:
     if opcode in ("st", "red", "bar", "barrier", "mbarrier", "fence", "membar"):
         return
     result: Value = None
-    if opcode == "ld" and "param" in modifiers and isinstance(operands[1], Address) and isinstance(
-        operands[0], Register
+    if (
+        opcode == "ld"
+        and "param" in modifiers
+        and isinstance(operands[1], Address)
+        and isinstance(operands[0], Register)
     ):
         result = thread.load_parameter(operands[1], "", signed, max(1, bits // 8)) if integer else None
     elif integer or opcode in ("mov", "setp", "selp"):

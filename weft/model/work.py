@@ -9,7 +9,7 @@ import math
 from array import array
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from weft.errors import InvalidValueError
 
@@ -237,7 +237,13 @@ class GraphLaunch:
     graph: Graph
 
 
+class Pending(Protocol):
+    """Work whose details are worked out when somebody asks (weft.model.compiled.PendingLaunch)."""
+
+    def resolve(self) -> KernelLaunch: ...
+
+
 Work = (
     Call | Copy | KernelLaunch | Collective | EventRecord | EventWait | StreamWait | Synchronize | HostWork | RangeStart
-    | RangeEnd | Mark | GraphLaunch
+    | RangeEnd | Mark | GraphLaunch | Pending
 )  # fmt: skip

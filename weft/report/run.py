@@ -1,4 +1,4 @@
-"""The report of `weft run` and `weft compare`: records while the program runs, says afterwards what it would have cost."""
+"""The report of `weft run` and `weft compare`: a program that runs goes in, what it would have cost comes out."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from weft.chips import Chip
+from weft.chips import Chip, Source
 from weft.model.clock import AFTER_LAUNCH, Clock
 from weft.model.rates import constants
 from weft.report.terminal import format_bytes
@@ -118,12 +118,16 @@ def summarize(timeline: Timeline, chip: Chip | None = None, wall_seconds: float 
         "measured": {"wall_seconds_on_this_machine": wall_seconds},
         "prices_and_power": {
             "price_per_hour": None if price is None else price.value,
-            "price_source": None if price is None else f"{price.source.kind}: {price.source.title}, {price.source.date}",
+            "price_source": None if price is None else _describe_source(price.source),
             "power_limit_watts": power.value,
             "host_times": f"{constants()['host']['kind']}: {constants()['host']['title']}",
             "power_curve": f"{constants()['energy']['kind']}: {constants()['energy']['title']}",
         },
     }  # fmt: skip
+
+
+def _describe_source(source: Source) -> str:
+    return f"{source.kind}: {source.title}, {source.date}"
 
 
 def _sorted(table: dict[str, Any]) -> list[tuple[str, Any]]:

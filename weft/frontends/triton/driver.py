@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from triton.backends.compiler import GPUTarget
@@ -91,15 +92,17 @@ def _memory_clock(chip: Any) -> int:
     return int(chip.memory_bandwidth / (2 * chip.memory_bus_bits / 8) / 1e3)
 
 
-def torch_cuda(initialised: bool = False) -> Any:
-    """torch.cuda where PyTorch is loaded and has the virtual GPUs, else None; with `initialised`, only once the program
-    has used it: asking it for a device or stream before would initialise it, which forbids forking."""
+def torch_cuda() -> Any:
+    """torch.cuda where PyTorch is loaded and has the virtual GPUs, else None."""
     torch: Any = sys.modules.get("torch")
-    # PyTorch's CPU build lacks the binding; asked at every launch, so it must be quick.
-    if torch is None or not hasattr(getattr(torch, "_C", None), "_cuda_getDeviceCount"):
-        return None
-    there = torch.cuda.is_initialized() if initialised else torch.cuda.is_available()
-    return torch.cuda if there else None
+    return torch.cuda if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available() else None
+
+
+def active_bindings() -> Any:
+    """torch._C once the program has used PyTorch's virtual GPUs, else None: to ask torch.cuda for a device or a stream
+    before would initialise it, which forbids forking. Called twice a launch, so it must be quick."""
+    torch: Any = sys.modules.get("torch")
+    return torch._C if torch is not None and getattr(torch.cuda, "_initialized", False) else None
 
 
 _ordinal = 0
@@ -124,6 +127,14 @@ def requested_target() -> int | None:
     return int(digits)
 
 
+@cache
+def _warn_of_foreign_code(wanted: int, chip: str, own: int) -> None:
+    print(
+        f"weft: Triton compiles for sm_{wanted}a as asked for; a real {chip} (sm_{own}) would refuse that code",
+        file=sys.stderr,
+    )
+
+
 class WeftDriver(DriverBase):
     """`triton.runtime.driver.active` for the virtual GPUs of this process."""
 
@@ -144,9 +155,9 @@ class WeftDriver(DriverBase):
         """Raises InvalidValueError for an ordinal that there is not."""
         global _ordinal
         virtual_device(device)
-        cuda = torch_cuda(initialised=True)
-        if cuda is not None:
-            cuda.set_device(device)
+        bindings = active_bindings()
+        if bindings is not None:
+            bindings._cuda_setDevice(device)
         else:
             _ordinal = device
 
@@ -163,11 +174,13 @@ class WeftDriver(DriverBase):
         major, minor = device.compute_capability
         own = 10 * major + minor
         wanted = requested_target() or own
-        if wanted > own or (wanted >= 90 and wanted // 10 != own // 10):
+        if wanted > own:
             raise UnsupportedError(
                 f"Triton code for sm_{wanted} does not run on {device.chip.name} (sm_{own}): choose another chip with "
                 "--gpu, or an older architecture with WEFT_TRITON_ARCH"
             )
+        if wanted >= 90 and wanted // 10 != own // 10:
+            _warn_of_foreign_code(wanted, device.chip.name, own)
         return GPUTarget("cuda", wanted, 32)
 
     # ------------------------------------------------------------ frameworks

@@ -132,7 +132,7 @@ def price_rescale(call: Call) -> Profile:
 @rule("attention", "_native_multi_head_attention _triton_multi_head_attention _triton_scaled_dot_attention "
       "_transformer_encoder_layer_fwd")  # fmt: skip
 def price_fast_path(call: Call) -> list[Profile]:
-    """The inference path of nn.MultiheadAttention and nn.TransformerEncoderLayer: x[batch, length, width], then weights.
+    """The inference path of nn.MultiheadAttention and nn.TransformerEncoderLayer: x[batch, length, width], weights.
 
     Every weight matrix is one product with all rows of x; in between lies attention.
     """

@@ -38,7 +38,7 @@ def _convolve(name: str, dtype: str, tf32: bool, groups: int, m: int, n: int, k:
 def _forward(call: Call, x: Operand, weight: Operand, out: Operand, transposed: bool, groups: int,
              name: str) -> list[Profile]:  # fmt: skip
     kernel = math.prod(weight.shape[2:])
-    # Every element of `rows` meets kernel x channels of the other side: the input's where transposed, else the output's.
+    # Every element of `rows` (the input where transposed, else the output) meets kernel x channels of the other side.
     rows = x if transposed else out
     positions = rows.shape[0] * math.prod(rows.shape[2:])
     if transposed:  # weight is [in, out / groups, ...]

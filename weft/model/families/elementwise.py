@@ -58,8 +58,12 @@ for _count, _names in SPECIAL.items():
     _register_special(_count, _names)
 
 
-@rule("pointwise", "binary_cross_entropy binary_cross_entropy_with_logits smooth_l1_loss huber_loss soft_margin_loss "
-      "binary_cross_entropy_backward soft_margin_loss_backward kl_div poisson_nll_loss", arguments=True)
+@rule(
+    "pointwise",
+    "binary_cross_entropy binary_cross_entropy_with_logits smooth_l1_loss huber_loss soft_margin_loss "
+    "binary_cross_entropy_backward soft_margin_loss_backward kl_div poisson_nll_loss",
+    arguments=True,
+)
 def price_loss(call: Call) -> list[Profile]:
     """Element by element; where the result is smaller a sum follows"""
     first = streaming(call, "pointwise", "loss", operations=6.0, special=2.0)
@@ -73,13 +77,16 @@ def price_loss(call: Call) -> list[Profile]:
     ]
 
 
-@rule("pointwise", "_fake_quantize_learnable_per_channel_affine _fake_quantize_learnable_per_tensor_affine "
-      "_fake_quantize_learnable_per_channel_affine_backward _fake_quantize_learnable_per_tensor_affine_backward "
-      "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams fake_quantize_per_channel_affine_cachemask "
-      "fake_quantize_per_tensor_affine_cachemask quantize_per_channel quantize_per_tensor "
-      "quantize_per_tensor_dynamic dequantize _make_per_channel_quantized_tensor _make_per_tensor_quantized_tensor "
-      "fake_quantize_per_channel_affine_cachemask_backward fake_quantize_per_tensor_affine_cachemask_backward "
-      "_fused_moving_avg_obs_fq_helper _fused_moving_avg_obs_fq_helper_functional")
+@rule(
+    "pointwise",
+    "_fake_quantize_learnable_per_channel_affine _fake_quantize_learnable_per_tensor_affine "
+    "_fake_quantize_learnable_per_channel_affine_backward _fake_quantize_learnable_per_tensor_affine_backward "
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams fake_quantize_per_channel_affine_cachemask "
+    "fake_quantize_per_tensor_affine_cachemask quantize_per_channel quantize_per_tensor "
+    "quantize_per_tensor_dynamic dequantize _make_per_channel_quantized_tensor _make_per_tensor_quantized_tensor "
+    "fake_quantize_per_channel_affine_cachemask_backward fake_quantize_per_tensor_affine_cachemask_backward "
+    "_fused_moving_avg_obs_fq_helper _fused_moving_avg_obs_fq_helper_functional",
+)
 def price_quantise(call: Call) -> Profile:
     """Scaling, rounding and clamping"""
     return streaming(call, "pointwise", "quantise", operations=5.0, special=1.0)

@@ -82,9 +82,13 @@ def _count_mask(mask: Operand) -> Profile:
     return Profile("nonzero", "gather", (("int32", 2.0 * mask.count),), mask.nbytes, 2.0 * mask.count, kernels=3)
 
 
-@rule("gather", "scatter scatter_add scatter_reduce index_add index_copy index_fill index_put _index_put_impl "
-      "_unsafe_index_put _unsafe_masked_index_put_accumulate put index_reduce scatter_ scatter_add_ "
-      "scatter_reduce_", waits=_has_mask)
+@rule(
+    "gather",
+    "scatter scatter_add scatter_reduce index_add index_copy index_fill index_put _index_put_impl "
+    "_unsafe_index_put _unsafe_masked_index_put_accumulate put index_reduce scatter_ scatter_add_ "
+    "scatter_reduce_",
+    waits=_has_mask,
+)
 def price_scatter(call: Call) -> list[Profile]:
     """What is named is read and written; forms that are not in place copy the target first"""
     target = call.inputs[0]

@@ -140,8 +140,11 @@ def price_foreach_mm(call: Call) -> list[Profile]:
     ]  # fmt: skip
 
 
-@rule("gemm", "_weight_int8pack_mm _weight_int4pack_mm _weight_int4pack_mm_with_scales_and_zeros _mixed_dtypes_linear "
-      "_dyn_quant_matmul_4bit")
+@rule(
+    "gemm",
+    "_weight_int8pack_mm _weight_int4pack_mm _weight_int4pack_mm_with_scales_and_zeros _mixed_dtypes_linear "
+    "_dyn_quant_matmul_4bit",
+)
 def price_packed_weight(call: Call) -> Profile:
     """x[m, k] times a packed integer weight: its bytes are read as stored, the products are those of x"""
     x, out = call.inputs[0], call.results()[0]
@@ -170,8 +173,11 @@ def price_trilinear(call: Call) -> Profile:
     return Profile("trilinear", "gemm", ((pipe, flops),), reads(call), writes(call))
 
 
-@rule("gemm", "_sparse_addmm _sparse_sparse_matmul sparse_sampled_addmm hspmm sspaddmm _sparse_mm_reduce_impl "
-      "_sparse_mm_reduce_impl_backward _spsolve")
+@rule(
+    "gemm",
+    "_sparse_addmm _sparse_sparse_matmul sparse_sampled_addmm hspmm sspaddmm _sparse_mm_reduce_impl "
+    "_sparse_mm_reduce_impl_backward _spsolve",
+)
 def price_sparse(call: Call) -> Profile:
     """Sparse products are bound by memory: what is stored is read once, in no order"""
     return Profile("spmm", "gemm", (), total_bytes(call.inputs), writes(call), access="random")

@@ -54,8 +54,12 @@ def price_groups_backward(call: Call) -> list[Profile]:
     ]
 
 
-@rule("normalisation", "native_batch_norm cudnn_batch_norm _native_batch_norm_legit _batch_norm_with_update "
-      "_native_batch_norm_legit_functional _batch_norm_with_update_functional miopen_batch_norm", arguments=True)
+@rule(
+    "normalisation",
+    "native_batch_norm cudnn_batch_norm _native_batch_norm_legit _batch_norm_with_update "
+    "_native_batch_norm_legit_functional _batch_norm_with_update_functional miopen_batch_norm",
+    arguments=True,
+)
 def price_batch(call: Call) -> Profile:
     """In training x is read for its moments and again for scaling; in evaluation once"""
     x = call.inputs[0]
@@ -73,8 +77,10 @@ def price_batch_evaluation(call: Call) -> Profile:
     return Profile("batch_norm", "normalisation", ((plain_pipe(x.dtype), 2.0 * x.count),), reads(call), writes(call))
 
 
-@rule("normalisation", "native_batch_norm_backward cudnn_batch_norm_backward batch_norm_backward "
-      "miopen_batch_norm_backward")
+@rule(
+    "normalisation",
+    "native_batch_norm_backward cudnn_batch_norm_backward batch_norm_backward miopen_batch_norm_backward",
+)
 def price_batch_backward(call: Call) -> Profile:
     """x and the gradient are read for the sums and again for the result"""
     first, second = call.inputs[0], call.inputs[1]
@@ -83,8 +89,11 @@ def price_batch_backward(call: Call) -> Profile:
                    writes(call))  # fmt: skip
 
 
-@rule("normalisation", "batch_norm_stats batch_norm_update_stats batch_norm_gather_stats "
-      "batch_norm_gather_stats_with_counts batch_norm_backward_reduce batch_norm_backward_elemt")
+@rule(
+    "normalisation",
+    "batch_norm_stats batch_norm_update_stats batch_norm_gather_stats "
+    "batch_norm_gather_stats_with_counts batch_norm_backward_reduce batch_norm_backward_elemt",
+)
 def price_synchronised(call: Call) -> Profile:
     """The parts of SyncBatchNorm: one pass each"""
     x = call.inputs[0]

@@ -44,7 +44,9 @@ def _register_fused(name: str, written_lists: int, operations: float) -> None:
         written = total_bytes([lists[0], *lists[2 : 1 + written_lists]])
         flops = operations * sum(sizes)
         special = 2.0 * sum(sizes) if "adam" in name else 0.0
-        arithmetic = (("fp32", flops / kernels), ("sfu", special / kernels)) if special else (("fp32", flops / kernels),)
+        arithmetic = (
+            (("fp32", flops / kernels), ("sfu", special / kernels)) if special else (("fp32", flops / kernels),)
+        )
         return Profile(name.strip("_"), "optimiser", arithmetic, read / kernels, written / kernels, kernels)
 
 

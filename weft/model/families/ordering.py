@@ -14,9 +14,12 @@ SMALL_ROW = 4096
 RADIX_BITS = 8
 
 
-@rule("random", "normal uniform bernoulli random exponential geometric cauchy log_normal rand randn randint rand_like "
-      "randn_like randint_like normal_functional poisson binomial _standard_gamma _sample_dirichlet _philox_normal "
-      "_philox_uniform _philox_key_split _philox_key_fold_in _cudnn_init_dropout_state")
+@rule(
+    "random",
+    "normal uniform bernoulli random exponential geometric cauchy log_normal rand randn randint rand_like "
+    "randn_like randint_like normal_functional poisson binomial _standard_gamma _sample_dirichlet _philox_normal "
+    "_philox_uniform _philox_key_split _philox_key_fold_in _cudnn_init_dropout_state",
+)
 def price_random(call: Call) -> Profile:
     """Philox makes four numbers in about 60 integer operations; most distributions add a special function or two"""
     out = main_operand(call)

@@ -22,8 +22,21 @@ def price_quantised(call: Call) -> Profile:
     return streaming(call, "pointwise", "quantised", operations=6.0)
 
 
-@rule("gemm", " ".join(f"quantized::{name}" for name in (
-    "linear", "linear_relu", "linear_dynamic", "linear_relu_dynamic", "linear_leaky_relu", "linear_tanh", "matmul")))
+@rule(
+    "gemm",
+    " ".join(
+        f"quantized::{name}"
+        for name in (
+            "linear",
+            "linear_relu",
+            "linear_dynamic",
+            "linear_relu_dynamic",
+            "linear_leaky_relu",
+            "linear_tanh",
+            "matmul",
+        )
+    ),
+)
 def price_quantised_linear(call: Call) -> Profile:
     """x[m, k] times packed int8 weights; their width is that of the result"""
     x, out = call.inputs[0], call.results()[0]

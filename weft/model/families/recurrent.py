@@ -23,15 +23,44 @@ def recurrent_layers(name: str, x: Operand, gates: int, hidden: int, layers: int
     for layer in range(layers):
         inside = features if layer == 0 else hidden * directions
         width = gates * hidden
-        product = gemm(f"{name}_input", 1, length * batch, width, inside, pipe_type, tf32,
-                       (length * batch * inside + inside * width) * size, length * batch * width * size, "rnn")
+        product = gemm(
+            f"{name}_input",
+            1,
+            length * batch,
+            width,
+            inside,
+            pipe_type,
+            tf32,
+            (length * batch * inside + inside * width) * size,
+            length * batch * width * size,
+            "rnn",
+        )
         repeated = int(directions * factor)
         found += [product] * repeated
-        step = gemm(f"{name}_step", 1, batch, width, hidden, pipe_type, tf32,
-                    (batch * (width + 2 * hidden) + hidden * width) * size, 2 * batch * hidden * size, "rnn")
+        step = gemm(
+            f"{name}_step",
+            1,
+            batch,
+            width,
+            hidden,
+            pipe_type,
+            tf32,
+            (batch * (width + 2 * hidden) + hidden * width) * size,
+            2 * batch * hidden * size,
+            "rnn",
+        )
         flops = (*step.flops, ("sfu", 1.0 * batch * width))
-        found.append(Profile(step.name, "rnn", flops, step.bytes_read, step.bytes_written,
-                             int(length * directions * factor), gemm=step.gemm))
+        found.append(
+            Profile(
+                step.name,
+                "rnn",
+                flops,
+                step.bytes_read,
+                step.bytes_written,
+                int(length * directions * factor),
+                gemm=step.gemm,
+            )
+        )
     return found
 
 
@@ -61,8 +90,8 @@ def price_cudnn_rnn_backward(call: Call) -> list[Profile]:
 
 @rule("rnn", "lstm gru rnn_tanh rnn_relu quantized_lstm quantized_gru", arguments=True)
 def price_recurrent(call: Call) -> list[Profile]:
-    """lstm(input, hx, params, has_biases, layers, dropout, train, bidirectional, batch_first), or with batch_sizes after
-    the input"""
+    """lstm(input, hx, params, has_biases, layers, dropout, train, bidirectional, batch_first), or with batch_sizes
+    after the input"""
     base = call.name.rpartition("::")[2].partition(".")[0]
     gates = 4 if "lstm" in base else 3 if "gru" in base else 1
     x = call.inputs[0]
@@ -105,8 +134,11 @@ def price_cell(call: Call) -> Profile:
                    total_bytes(call.inputs), writes(call))  # fmt: skip
 
 
-@rule("rnn", "_thnn_fused_lstm_cell_backward_impl _thnn_fused_lstm_cell_backward _thnn_fused_gru_cell_backward "
-      "_thnn_differentiable_lstm_cell_backward _thnn_differentiable_gru_cell_backward")
+@rule(
+    "rnn",
+    "_thnn_fused_lstm_cell_backward_impl _thnn_fused_lstm_cell_backward _thnn_fused_gru_cell_backward "
+    "_thnn_differentiable_lstm_cell_backward _thnn_differentiable_gru_cell_backward",
+)
 def price_cell_backward(call: Call) -> Profile:
     """The gates' gradients, element by element, and the bias's sum"""
     return streaming(call, "rnn", "rnn_cell_backward", operations=20.0, special=1.0)

@@ -11,8 +11,11 @@ from weft.model.work import Call
 PERSISTENT = 24 * 1024
 
 
-@rule("reduction", "sum mean prod amax amin max min argmax argmin any all nansum aminmax _aminmax count_nonzero "
-      "logsumexp hash_tensor trace")
+@rule(
+    "reduction",
+    "sum mean prod amax amin max min argmax argmin any all nansum aminmax _aminmax count_nonzero "
+    "logsumexp hash_tensor trace",
+)
 def price_reduction(call: Call) -> Profile:
     """Read once; max(a, b) of two tensors is element by element"""
     x = main_operand(call)
@@ -51,9 +54,12 @@ def price_softmax_backward(call: Call) -> Profile:
                      passes=1.0 if row <= PERSISTENT else 2.0)  # fmt: skip
 
 
-@rule("reduction", "_sparse_softmax _sparse_log_softmax _sparse_softmax_backward_data "
-      "_sparse_log_softmax_backward_data _sparse_sum _sparse_csr_sum _sparse_csr_prod _sparse_sum_backward "
-      "_nested_tensor_softmax_with_shape _nested_sum_backward")
+@rule(
+    "reduction",
+    "_sparse_softmax _sparse_log_softmax _sparse_softmax_backward_data "
+    "_sparse_log_softmax_backward_data _sparse_sum _sparse_csr_sum _sparse_csr_prod _sparse_sum_backward "
+    "_nested_tensor_softmax_with_shape _nested_sum_backward",
+)
 def price_sparse(call: Call) -> Profile:
     """What is stored is read once and written once"""
     return streaming(call, "reduction", "sparse_reduce", operations=4.0, access="random")
@@ -96,11 +102,15 @@ def price_ctc(call: Call) -> Profile:
                    blocks=blocks, threads=256)  # fmt: skip
 
 
-@rule("reduction", "avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d "
-      "max_pool2d max_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool2d "
-      "adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d "
-      "quantized_max_pool1d quantized_max_pool2d quantized_max_pool3d mkldnn_max_pool2d mkldnn_max_pool3d "
-      "mkldnn_adaptive_avg_pool2d", arguments=True)
+@rule(
+    "reduction",
+    "avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices max_pool1d "
+    "max_pool2d max_pool3d adaptive_avg_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d "
+    "quantized_max_pool1d quantized_max_pool2d quantized_max_pool3d mkldnn_max_pool2d mkldnn_max_pool3d "
+    "mkldnn_adaptive_avg_pool2d",
+    arguments=True,
+)
 def price_pool(call: Call) -> Profile:
     """The input is read once (overlapping windows meet in the cache); kernel size operations per output"""
     out, x = call.results()[0], call.inputs[0]
@@ -114,11 +124,14 @@ def price_pool(call: Call) -> Profile:
     return Profile("pool", "reduction", ((plain_pipe(x.dtype), float(size * out.count)),), x.nbytes, writes(call))
 
 
-@rule("reduction", "avg_pool2d_backward avg_pool3d_backward max_pool2d_with_indices_backward "
-      "max_pool3d_with_indices_backward adaptive_max_pool2d_backward adaptive_max_pool3d_backward max_pool2d_backward "
-      "_adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward adaptive_avg_pool3d_backward "
-      "fractional_max_pool2d_backward fractional_max_pool3d_backward mkldnn_max_pool2d_backward "
-      "mkldnn_max_pool3d_backward mkldnn_adaptive_avg_pool2d_backward")
+@rule(
+    "reduction",
+    "avg_pool2d_backward avg_pool3d_backward max_pool2d_with_indices_backward "
+    "max_pool3d_with_indices_backward adaptive_max_pool2d_backward adaptive_max_pool3d_backward max_pool2d_backward "
+    "_adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward adaptive_avg_pool3d_backward "
+    "fractional_max_pool2d_backward fractional_max_pool3d_backward mkldnn_max_pool2d_backward "
+    "mkldnn_max_pool3d_backward mkldnn_adaptive_avg_pool2d_backward",
+)
 def price_pool_backward(call: Call) -> Profile:
     """Gradient (and indices) are read, the input's gradient is written; the input itself is not touched"""
     grad, out = call.inputs[0], call.results()[0]
@@ -133,8 +146,11 @@ def price_unpool(call: Call) -> Profile:
     return streaming(call, "reduction", "unpool", operations=1.0, access="random")
 
 
-@rule("reduction", "histc bincount histogram _histogramdd_from_bin_cts _histogramdd_from_bin_tensors "
-      "_histogramdd_bin_edges", waits=lambda call: "bincount" in call.name)
+@rule(
+    "reduction",
+    "histc bincount histogram _histogramdd_from_bin_cts _histogramdd_from_bin_tensors _histogramdd_bin_edges",
+    waits=lambda call: "bincount" in call.name,
+)
 def price_histogram(call: Call) -> Profile:
     """One pass with counters in shared memory"""
     return streaming(call, "reduction", "histogram", operations=4.0)
@@ -162,23 +178,29 @@ def price_unscale(call: Call) -> Profile:
                    max(1, len(call.tensors()) // 110))  # fmt: skip
 
 
-@rule("reduction", "upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d upsample_nearest1d "
-      "upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
-      "_upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa _upsample_lanczos2d_aa "
-      "upsample_linear1d_backward upsample_bilinear2d_backward upsample_bicubic2d_backward "
-      "upsample_trilinear3d_backward upsample_nearest1d_backward upsample_nearest2d_backward "
-      "upsample_nearest3d_backward _upsample_nearest_exact1d_backward _upsample_nearest_exact2d_backward "
-      "_upsample_nearest_exact3d_backward _upsample_bilinear2d_aa_backward _upsample_bicubic2d_aa_backward "
-      "_upsample_lanczos2d_aa_backward")
+@rule(
+    "reduction",
+    "upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d upsample_nearest1d "
+    "upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
+    "_upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa _upsample_lanczos2d_aa "
+    "upsample_linear1d_backward upsample_bilinear2d_backward upsample_bicubic2d_backward "
+    "upsample_trilinear3d_backward upsample_nearest1d_backward upsample_nearest2d_backward "
+    "upsample_nearest3d_backward _upsample_nearest_exact1d_backward _upsample_nearest_exact2d_backward "
+    "_upsample_nearest_exact3d_backward _upsample_bilinear2d_aa_backward _upsample_bicubic2d_aa_backward "
+    "_upsample_lanczos2d_aa_backward",
+)
 def price_resample(call: Call) -> Profile:
     """Neighbours are read from the cache: input once, output once"""
     return streaming(call, "pointwise", "resample", operations=12.0)
 
 
-@rule("reduction", "grid_sampler_2d grid_sampler_3d cudnn_grid_sampler _grid_sampler_2d_cpu_fallback "
-      "grid_sampler_2d_backward grid_sampler_3d_backward cudnn_grid_sampler_backward "
-      "_grid_sampler_2d_cpu_fallback_backward affine_grid_generator cudnn_affine_grid_generator "
-      "cudnn_affine_grid_generator_backward")
+@rule(
+    "reduction",
+    "grid_sampler_2d grid_sampler_3d cudnn_grid_sampler _grid_sampler_2d_cpu_fallback "
+    "grid_sampler_2d_backward grid_sampler_3d_backward cudnn_grid_sampler_backward "
+    "_grid_sampler_2d_cpu_fallback_backward affine_grid_generator cudnn_affine_grid_generator "
+    "cudnn_affine_grid_generator_backward",
+)
 def price_sample(call: Call) -> Profile:
     """Four or eight neighbours per output, wherever the grid points"""
     access = "stream" if "affine" in call.name else "random"

@@ -27,8 +27,8 @@ TWO_SIDED = ("_linalg_svd", "_linalg_eigh", "_linalg_eigvals", "linalg_eig", "li
 
 @rule("fft", "_fft_c2c _fft_r2c _fft_c2r", arguments=True)
 def price_fft(call: Call) -> list[Profile]:
-    """_fft_c2c(x, dims, ...): 5 n log2(n) operations per complex line, half for real ones; one pass over memory for each
-    4,096 points of a line"""
+    """_fft_c2c(x, dims, ...): 5 n log2(n) operations per complex line, half for real ones; one pass over memory for
+    each 4,096 points of a line"""
     x, out = call.inputs[0], call.results()[0]
     larger = max(x, out, key=lambda operand: operand.count)
     real = "c2c" not in call.name
@@ -80,8 +80,11 @@ for _name, _factor in CUBIC.items():
     _register_cubic(_name, _factor)
 
 
-@rule("linalg", "linalg_solve_triangular triangular_solve cholesky_solve _cholesky_solve_helper linalg_lu_solve "
-      "linalg_ldl_solve ormqr")
+@rule(
+    "linalg",
+    "linalg_solve_triangular triangular_solve cholesky_solve _cholesky_solve_helper linalg_lu_solve "
+    "linalg_ldl_solve ormqr",
+)
 def price_solve(call: Call) -> list[Profile]:
     """n**2 operations per right-hand side for each triangle, in steps of a panel"""
     tensors = [operand for operand in call.tensors() if len(operand.shape) >= 2]
