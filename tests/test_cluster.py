@@ -416,7 +416,7 @@ FAULTS = {
     "far rank": (FILL + "mapa.shared::cluster.u32 %r14, %r12, 1000000; st.shared::cluster.u32 [%r14], 1;",
                  IllegalAddressError, "4 bytes"),
     "beyond": (FILL + "mapa.shared::cluster.u32 %r14, %r12, 1; ld.shared::cluster.u32 %r15, [%r14+4096];",
-               IllegalAddressError, "4 bytes"),
+               IllegalAddressError, "4 bytes.*(offset 4096 of shared memory of block 1|)"),
     "misaligned": (FILL + "mapa.shared::cluster.u32 %r14, %r12, 1; ld.shared::cluster.u32 %r15, [%r14+2];",
                    MisalignedAddressError, "4 bytes"),
     "atomic beyond": (FILL + "mapa.shared::cluster.u32 %r14, %r12, 1; red.shared::cluster.add.u32 [%r14+4096], 1;",
@@ -437,6 +437,21 @@ def test_faults(gpu, name: str) -> None:
     assert caught.value.ptx_line and caught.value.block is not None
     with pytest.raises(error, match=message):
         interpret(text, 8, 64, 4, 512)
+
+
+@pytest.mark.parametrize("store", [
+    "mbarrier.arrive.shared::cluster.b64 _, [%r31];", STORES["u32"][1],
+    "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r31], 1;",
+])  # fmt: skip
+def test_mbarriers_of_a_block_that_has_exited(gpu, store: str) -> None:
+    body = RECEIVE + f"""
+    {SYNC} setp.eq.u32 %p1, %r10, 1; @%p1 ret; mov.u32 %r20, 0;
+    L: bar.sync 0; add.u32 %r20, %r20, 1; setp.lt.u32 %p1, %r20, 200; @%p1 bra L;
+    setp.ne.u32 %p1, %r13, 1; @%p1 bra DONE; {store}
+    DONE: barrier.cluster.arrive; barrier.cluster.wait;
+    """
+    with pytest.raises(KernelFault, match="shared memory of block 1 of the cluster, (which has exited|where no block)"):
+        gpu.load(kernel_text(body), "k.ptx")["k"][4, 32](gpu.zeros(512, np.uint32), cluster=2)
 
 
 def test_a_block_that_never_arrives_is_a_deadlock(gpu) -> None:

@@ -88,6 +88,17 @@ def test_data_in_the_cache_moves_faster() -> None:
     assert large.bounds[MEMORY] == pytest.approx(200e6 / 3.0e12)
 
 
+def test_few_blocks_use_few_sms() -> None:
+    chip = find_chip("h100")  # 132 SMs
+    shape = {"flops": (("fp32", 1e10),), "bytes_read": 1e9}
+    all_of_it = MODEL.estimate(Profile("k", "compiled", **shape, blocks=1320), chip)
+    quarter = MODEL.estimate(Profile("k", "compiled", **shape, blocks=33), chip)
+    eighth = MODEL.estimate(Profile("k", "compiled", **shape, blocks=16), chip)
+    assert quarter.bounds["FP32 pipe"] == pytest.approx(4 * all_of_it.bounds["FP32 pipe"])
+    assert quarter.bounds[MEMORY] == pytest.approx(all_of_it.bounds[MEMORY]), "an SM reaches four times its share"
+    assert eighth.bounds[MEMORY] == pytest.approx(all_of_it.bounds[MEMORY] * 132 / 64)
+
+
 @pytest.mark.parametrize("access, factor", [("stream", 1.0), ("strided", 0.75), ("random", 0.25)])
 def test_access_costs_bandwidth(access: str, factor: float) -> None:
     found = MODEL.estimate(Profile("x", "copy", bytes_read=1e9, access=access), find_chip("a100"))

@@ -49,8 +49,8 @@ sys.exit(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
 def timeline() -> Timeline:
     made = Timeline("h100")
     for _ in range(10):
-        made.kernel(KernelLaunch("stream", 100, 256, bytes_read=3.0e9))  # 1 ms each
-    made.kernel(KernelLaunch("crunch", 100, 256, flops=(("fp32", 67e12 * 0.85 * 1e-3),)))
+        made.kernel(KernelLaunch("stream", 1320, 256, bytes_read=3.0e9))  # 1 ms each
+    made.kernel(KernelLaunch("crunch", 1320, 256, flops=(("fp32", 67e12 * 0.85 * 1e-3),)))
     made.note_memory(0, 20 << 30, 30 << 30)
     return made
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cuda_cases import device, kernels
 from test_acceptance import PTXAS, ask_ptxas, newest_version
 from wgmma_cases import BITS, THREADS, Case, Layout, k_major, mn_major
 
@@ -40,9 +41,9 @@ def narrow() -> weft.Device:
     return device
 
 
-def check(device: weft.Device, case: Case) -> None:
+def check(on: weft.Device, case: Case) -> None:
     case.prepare()
-    found = case.from_fragments(case.run(device))
+    found = case.from_fragments(case.run(on))
     assert np.array_equal(found, case.expected())
 
 
@@ -155,9 +156,9 @@ def test_sparse(gpu, types, selector: int) -> None:
 
 
 def test_sparse_mn_major(gpu, narrow) -> None:
-    for device in (gpu, narrow):
+    for either in (gpu, narrow):
         a, b = mn_major(64, 128, start=32768), mn_major(40, 64, deep=4)
-        check(device, Case(40, "f16", "f16", "f32", b, a, sparse=True, signs=(-1, 1), seed=8))
+        check(either, Case(40, "f16", "f16", "f32", b, a, sparse=True, signs=(-1, 1), seed=8))
 
 
 # ---------------------------------------------------------------- engine and interpreter
@@ -491,3 +492,14 @@ def test_messages_name_form_and_line() -> None:
     )  # fmt: skip
     with pytest.raises(PtxError, match=r"k\.ptx:7: wgmma\.mma_async\.\S+: D has 3 registers, expected 4"):
         read_form(match(ins, "k.ptx"), ins, "k.ptx")
+
+
+# ---------------------------------------------------------------- CUDA C++
+def test_product_in_cuda_cpp() -> None:
+    program, gpu = kernels("wgmma.cu", "nvrtc", arch="sm_90a"), device()
+    m, n, k = 128, 192, 256
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-4, 5, shape).astype(np.float16) for shape in ((m, k), (n, k)))
+    c = gpu.zeros((m, n), np.float32)
+    program["product"][(n // 64, m // 64), 128](gpu.array(a), gpu.array(b), c, n, k)
+    assert np.array_equal(c.numpy(), a.astype(np.float32) @ b.astype(np.float32).T)

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 
 
+B, T, H, D = 2, 130, 2, 64  # batch, time, heads, head size; time is no multiple of a chunk
+
+
 @dataclass(frozen=True)
 class Case:
     """One operator. make_inputs gives named inputs, which both functions take. gradients: whether those are compared.
@@ -39,6 +42,14 @@ def gate(*shape: int, dtype: Any = torch.float32, scale: float = 16.0) -> torch.
 
 def fraction(*shape: int, dtype: Any = torch.bfloat16) -> torch.Tensor:
     return torch.rand(shape).sigmoid().to(dtype)
+
+
+def qkv(dtype: Any = torch.bfloat16, time: int = T) -> dict[str, Any]:
+    return {name: normal(B, time, H, D, dtype=dtype) for name in "qkv"}
+
+
+def qkv_unit(dtype: Any = torch.bfloat16) -> dict[str, Any]:
+    return {**qkv(dtype), "k": unit(B, T, H, D, dtype=dtype)}
 
 
 def first(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:

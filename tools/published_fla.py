@@ -10,24 +10,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from published_cases import Case, first, fraction, gate, head_first, normal, unit
-
-B, T, H, D = 2, 130, 2, 64  # time is no multiple of a chunk
-
-
-def qkv(dtype: Any = torch.bfloat16, time: int = T) -> dict[str, Any]:
-    return {name: normal(B, time, H, D, dtype=dtype) for name in "qkv"}
-
-
-def qkv_unit(dtype: Any = torch.bfloat16) -> dict[str, Any]:
-    return {**qkv(dtype), "k": unit(B, T, H, D, dtype=dtype)}
+from published_cases import B, Case, D, H, T, first, fraction, gate, head_first, normal, qkv, qkv_unit, unit
 
 
 def make_cases() -> list[Case]:
     """All cases. Imports the package."""
     import fla.ops as ops
 
-    return [*simple_cases(ops), *delta_cases(ops), *attention_cases(ops), *recurrent_cases(ops), *module_cases()]
+    from published_fla_newer import newer_cases
+
+    return [
+        *simple_cases(ops),
+        *delta_cases(ops),
+        *attention_cases(ops),
+        *recurrent_cases(ops),
+        *newer_cases(ops),
+        *module_cases(),
+    ]
 
 
 def simple_cases(ops: Any) -> list[Case]:

@@ -34,9 +34,9 @@ def find_groups(flow: Flow, divergent: set[int], whole: bool, spinning: list[Loo
     header while later blocks run: a lane that has taken a lock must be able to release it behind the loop."""
     spin_headers = {loop.header for loop in spinning}
     stoppers = {b.index for b in flow.blocks if _needs_convergence(b)} if spinning else set()
-    regions: list[set[int]] = []
+    regions: list[tuple[set[int], set[int]]] = []
     if whole:
-        regions.append(set(flow.order))
+        regions.append((set(flow.order), {flow.exit}))
     else:
         for b in sorted(divergent, key=flow.position.__getitem__):
             meet = flow.reconvergence[b]
@@ -44,14 +44,13 @@ def find_groups(flow: Flow, divergent: set[int], whole: bool, spinning: list[Loo
                 meet = _later_meet(flow, meet, stoppers)
             region = flow.reachable(flow.blocks[b].successors, meet)
             if region:
-                regions.append(region)
-    regions = _merge(flow, regions)
+                regions.append((region, {meet}))
     groups = []
-    for region in regions:
-        exits = _exits(flow, region)
-        assert len(exits) <= 1, f"a divergent region leaves to several blocks: {sorted(exits)}"
+    for region, meets in _merge(flow, regions):
+        exits = _exits(flow, region, meets)
+        assert len(exits) == 1, f"a divergent region leaves to several blocks: {sorted(exits)}"
         blocks = sorted(region, key=flow.position.__getitem__)
-        groups.append(Group(blocks, exits.pop() if exits else flow.exit, frozenset(region)))
+        groups.append(Group(blocks, exits.pop(), frozenset(region)))
     group_of = {b: g for g in groups for b in g.blocks}
     waiting = {b: _waiting(flow, g, b, divergent, spin_headers) for g in groups for b in g.blocks}
     return Divergence(groups, group_of, waiting)
@@ -72,27 +71,33 @@ def _later_meet(flow: Flow, meet: int, stoppers: set[int]) -> int:
     return meet
 
 
-def _exits(flow: Flow, region: set[int]) -> set[int]:
-    return {s for b in region for s in flow.blocks[b].successors if s not in region}
+def _exits(flow: Flow, region: set[int], meets: set[int]) -> set[int]:
+    """Where lanes go from a region: along its edges, or, those that passed it by, to where its branches' lanes meet. A
+    region may have no edge out: blocks that end in a trap."""
+    return {s for b in region for s in flow.blocks[b].successors if s not in region} | (meets - region)
 
 
-def _merge(flow: Flow, regions: list[set[int]]) -> list[set[int]]:
-    """Unite overlapping regions and extend each until it leaves to one block only."""
-    done: list[set[int]] = []
-    for region in regions:
-        region = set(region)
+def _merge(flow: Flow, regions: list[tuple[set[int], set[int]]]) -> list[tuple[set[int], set[int]]]:
+    """Unite overlapping regions and extend each until it leaves to one block only. Each comes with the blocks where
+    lanes of its branches meet."""
+    done: list[tuple[set[int], set[int]]] = []
+    for given, met in regions:
+        region, meets = set(given), set(met)
         while True:
-            overlapping = [r for r in done if r & region]
+            overlapping = [pair for pair in done if pair[0] & region]
             if overlapping:
-                for r in overlapping:
-                    region |= r
-                    done.remove(r)
+                for pair in overlapping:
+                    region |= pair[0]
+                    meets |= pair[1]
+                    done.remove(pair)
                 continue
-            exits = _exits(flow, region)
+            exits = _exits(flow, region, meets)
             if len(exits) <= 1:
                 break
-            region |= flow.reachable(list(exits), _common_meet(flow, exits))
-        done.append(region)
+            common = _common_meet(flow, exits)
+            region |= flow.reachable(list(exits), common)
+            meets.add(common)
+        done.append((region, meets))
     return done
 
 

@@ -11,7 +11,7 @@ plain loads and stores do. Misuse stops the launch with an MBARRIER fault.
     i32 weft_mbarrier_test(wk, blk, w, lane, site, i32 address, i64 phase)      whether that phase is over
     ptr weft_mbarrier_find(wk, blk, w, lane, site, i32 address)     the live object's word, null after a fault
     i1 weft_mbarrier_change(wk, blk, w, lane, site, i32 address, ptr word, i64 arrivals, i64 dropped, i64 bytes)
-    ptr weft_shared_block(wk, blk, i32 address)                     the block that owns it; null where none does
+    ptr weft_shared_block(wk, blk, i32 address)                     the block that owns it; null where none does (any more)
     ptr weft_shared_place(wk, blk, i32 address, i64 size)           shared memory of the cluster; null outside
 """
 
@@ -93,7 +93,10 @@ def write_shared_block(name: str, target: Target) -> IRFunction:
     with f.if_(f.icmp("uge", rank, size), unlikely=True):
         f.ret(NULL)
     away = f.sub(f.zext(rank, "i64"), f.zext(f.field(block, abi.BlockHeader, "cluster_rank"), "i64"))
-    f.ret(f.offset(block, f.mul(away, f.field(worker, abi.Worker, "block_stride"))))
+    other = f.offset(block, f.mul(away, f.field(worker, abi.Worker, "block_stride")))
+    with f.if_(f.icmp("eq", f.field(other, abi.BlockHeader, "live_warps"), 0), unlikely=True):
+        f.ret(NULL)  # it has exited
+    f.ret(other)
     return f
 
 

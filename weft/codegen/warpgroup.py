@@ -218,8 +218,8 @@ def _transpose(f: IRFunction, pointers: list[Value], out: Value, type_: str, lan
 
 
 def write_claim(name: str, target: Target) -> IRFunction:
-    """i1 weft_wgmma_claim(wk, blk, ptr tag, i64 count, i64 key): whether the panel behind the tag has yet to be made for
-    this launch, block, count and key; the tag then says that it is."""
+    """i1 weft_wgmma_claim(wk, blk, ptr tag, i64 count, i64 key): whether the panel behind the tag has yet to be made
+    for this launch, block, count and key; the tag then says that it is."""
     f = begin(name, "i1", [("ptr", "wk"), ("ptr", "blk"), ("ptr", "tag"), ("i64", "count"), ("i64", "key")], target)
     worker, block, tag, count, key = f.parameters
     launch = f.field(worker, abi.Worker, "launch")

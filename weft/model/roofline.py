@@ -37,8 +37,9 @@ class Roofline:
 @lru_cache(maxsize=65536)
 def _estimate(profile: Profile, chip: Chip) -> Estimate:
     numbers = constants()
-    bounds = _compute_bounds(profile, chip)
-    bounds[MEMORY] = _memory_bound(profile, chip)
+    used = _used_sms(profile, chip)
+    bounds = {name: seconds / used for name, seconds in _compute_bounds(profile, chip).items()}
+    bounds[MEMORY] = _memory_bound(profile, chip) / min(1.0, numbers["parallel"]["bandwidth"] * used)
     kernel = numbers["kernel"]
     start = kernel["floor"]
     low = high = None
@@ -61,6 +62,17 @@ def _estimate(profile: Profile, chip: Chip) -> Estimate:
     joules = seconds * _power(chip, seconds, bounds)
     basis = "predicted" if profile.basis == "shapes" else profile.basis
     return Estimate(seconds, joules, limiter, bounds, low and low * seconds, high and high * seconds, basis)
+
+
+def _used_sms(profile: Profile, chip: Chip) -> float:
+    """The part of the chip's SMs that have blocks, over all waves; 1 where the library chooses the blocks."""
+    if not profile.blocks or chip.limits is None:
+        return 1.0
+    waves = -(-profile.blocks // chip.sm_count)
+    # Several blocks share an SM, so that only the last wave of many leaves SMs idle.
+    return (
+        min(1.0, profile.blocks / chip.sm_count) if waves == 1 else max(0.5, profile.blocks / (waves * chip.sm_count))
+    )
 
 
 def _compute_bounds(profile: Profile, chip: Chip) -> dict[str, float]:

@@ -80,9 +80,11 @@ def make_fault(fault: abi.Fault, kernel: CompiledKernel, grid: Dim3, arena: Aren
     if kind in (FaultKind.ADDRESS, FaultKind.MISALIGNED):
         address = fault.address
         message += f": {_describe_access(site, fault.size)} at {address:#x}"
-        explained = explain_misaligned(address, fault.size) if kind == FaultKind.MISALIGNED else explain_address(
-            arena, address, fault.size
-        )
+        if kind == FaultKind.MISALIGNED:
+            explained = explain_misaligned(address, fault.size)
+        else:
+            base = {"shared": arena.shared_window, "local": arena.local_window}.get(_space(site), 0)
+            explained = explain_address(arena, base + address if address < WINDOW_BYTES else address, fault.size)
         message += f", {explained}"
     elif kind in (FaultKind.TENSOR_MAP, FaultKind.TENSOR):
         address = fault.address
@@ -162,6 +164,13 @@ def _describe_tensor(kind: FaultKind, fault: abi.Fault, arena: Arena) -> str:
     return f"{where}: {fault.size} bytes from {fault.address:#x}, {explain_address(arena, fault.address, fault.size)}"
 
 
+def _space(site: Site | None) -> str:
+    """The state space that an instruction's addresses belong to, "" where it has others too."""
+    words = [word.partition("::")[0] for word in site.text.split(".")] if site else []
+    found = {word for word in words if word in ("shared", "local", "global")}
+    return found.pop() if len(found) == 1 else ""
+
+
 def _name_shared(kernel: CompiledKernel, address: int) -> str:
     """An mbarrier object by the variable that it is in, where there is one."""
     within = address % abi.CLUSTER_STRIDE
@@ -196,8 +205,12 @@ def explain_address(arena: Arena, address: int, size: int) -> str:
     if address < NULL_BYTES:
         return "a null pointer" + (f" plus {address} bytes" if address else "")
     for name, window in (("shared", arena.shared_window), ("local", arena.local_window)):
-        if window <= address < window + WINDOW_BYTES:
-            return f"offset {address - window} of {name} memory, which is beyond what the launch has"
+        offset = address - window
+        if name == "shared" and abi.CLUSTER_STRIDE <= offset < WINDOW_BYTES:
+            rank, within = offset // abi.CLUSTER_STRIDE - 1, offset % abi.CLUSTER_STRIDE
+            return f"offset {within} of shared memory of block {rank} of the cluster, where no block has any now"
+        if 0 <= offset < WINDOW_BYTES:
+            return f"offset {offset} of {name} memory, which is beyond what the launch has"
     if abi.FUNCTION_BASE <= address < abi.FUNCTION_BASE + (1 << 40):
         return "the address of a function, not of memory"
     live = arena.find_live(address)

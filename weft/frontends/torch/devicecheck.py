@@ -43,10 +43,13 @@ def host_of(value: Any, operator: str, argument: str, tensors: Any) -> Any:
         raise refuse_mixed(operator, argument, value, tensors)
     if value.dim() == 0 and (operator in _checked_by_iterator() or operator.partition(".")[0].startswith("_foreach")):
         return value
-    if operator in _HOST_INDICES and argument != "self" and argument != "values":
+    if operator in _HOST_INDICES and argument != "values":
+        if argument == "self":
+            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
         return value
     if not any(isinstance(tensor, Tensor) and tensor.is_cuda for tensor in _flatten(tensors)):
-        return value
+        # Nothing but a generator can have led CPU tensors to a CUDA kernel.
+        raise RuntimeError("Expected a 'cpu' device type for generator but found 'cuda'")
     raise refuse_mixed(operator, argument, value, tensors)
 
 
@@ -74,6 +77,10 @@ def refuse_mixed(operator: str, argument: str, other: Tensor, tensors: Any) -> R
     """PyTorch's error for tensors of several devices."""
     first = next((t.device for t in _flatten(tensors) if isinstance(t, Tensor) and t.device != other.device), None)
     name = operator.replace(".", "_")
+    if operator == "convolution" and len(_flatten(tensors)) > 1 and argument != "bias":
+        data, weight = _flatten(tensors)[:2]
+        if data.type() != weight.type():
+            return RuntimeError(f"Input type ({data.type()}) and weight type ({weight.type()}) should be the same")
     if operator in _checked_by_iterator():
         devices = [t.device for t in _flatten(tensors) if isinstance(t, Tensor)]
         pair = list(dict.fromkeys(str(device) for device in devices))[:2]

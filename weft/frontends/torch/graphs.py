@@ -1,21 +1,49 @@
-"""CUDA graphs: operators captured once, run again on the same memory at each replay."""
+"""CUDA graphs: operators captured once, run again on the same memory at each replay.
+
+While a graph is captured, operators run as ever and are noted with their arguments. A replay runs each again and copies
+what it returns into the memory of the captured result. That memory belongs to the graph, as on a GPU: tensors that the
+program lets go of no longer count as allocated, but their place stays.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from weft.frontends.torch.gpus import gpus
+from weft.frontends.torch.recording import current_timeline, recorder
+
+_C = torch._C
 _handles = itertools.count(1)
 
 
 class CaptureState:
-    """graph: the one that is being captured, or None."""
+    """graph: the one that is being captured, or None; last: the latest pool handed out."""
 
-    graph: Any = None
+    graph: CudaGraph | None = None
 
 
 def is_capturing() -> bool:
     return CaptureState.graph is not None
+
+
+def refuse_while_capturing() -> None:
+    """Raises what CUDA does for work that the host waits for, while a graph is captured."""
+    if CaptureState.graph is not None:
+        raise torch.AcceleratorError(
+            "CUDA error: operation not permitted when stream is capturing\n"
+            "CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might "
+            "be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\n"
+        )
+
+
+def capture_call(function: Callable[[], Any]) -> None:
+    """Notes a launch that is no operator (a compiled kernel), to be made again at each replay."""
+    if CaptureState.graph is not None:
+        CaptureState.graph._steps.append(_Call(function))
 
 
 def graph_pool_handle() -> tuple[int, int]:
@@ -23,5 +51,206 @@ def graph_pool_handle() -> tuple[int, int]:
     return (0, next(_handles))
 
 
+class _Call:
+    """A step that calls a function."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Callable[[], Any]):
+        self.run = run
+
+
+class _Step:
+    """A step that runs an operator: its arguments on the graph's memory, and the host tensors of its results."""
+
+    __slots__ = ("args", "kwargs", "operator", "results")
+
+    def __init__(self, operator: Any, args: tuple, kwargs: dict, results: list[Any]):
+        self.operator, self.args, self.kwargs, self.results = operator, args, kwargs, results
+
+    def run(self) -> None:
+        from weft.frontends.torch.tensors import to_host
+
+        made = _flat_tensors(self.operator(*self.args, **self.kwargs))
+        for host, new in zip(self.results, made):
+            if host is not None:
+                host.copy_(to_host(new))
+
+
+def _flat_tensors(value: Any) -> list[Any]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [tensor for entry in value for tensor in _flat_tensors(entry)]
+    return []
+
+
 class CudaGraph:
     """torch._C._CUDAGraph."""
+
+    def __new__(cls, keep_graph: bool = False) -> Any:
+        self = object.__new__(cls)
+        self._steps, self._owned, self._recorded = [], [], None
+        self._pool_id, self._index, self._keep = (0, 0), 0, keep_graph
+        return self
+
+    def __init__(self, keep_graph: bool = False) -> None:
+        self._steps: list[Any]
+        self._owned: list[Any]
+        self._recorded: Any
+        self._pool_id: tuple[int, int]
+        self._index: int
+        self._keep: bool
+
+    # ------------------------------------------------------------ capture
+    def capture_begin(self, pool: Any = None, capture_error_mode: str = "global", **_: Any) -> None:
+        if CaptureState.graph is not None:
+            raise RuntimeError("Tried to instantiate dummy base class CUDAGraph while another capture is under way")
+        self._index = _C._accelerator_getDeviceIndex()
+        self._pool_id = tuple(pool) if pool is not None else graph_pool_handle()
+        self._steps, self._owned = [], []
+        gpus[self._index].allocator.begin_pool(self._pool_id, None)
+        timeline = current_timeline()
+        if timeline is not None:
+            timeline.capture_begin()
+        recorder.add(self._note)
+        CaptureState.graph = self
+
+    def capture_end(self) -> None:
+        if CaptureState.graph is not self:
+            raise RuntimeError("capture_end() called without a capture of this graph under way")
+        CaptureState.graph = None
+        recorder.remove(self._note)
+        timeline = current_timeline()
+        if timeline is not None:
+            self._recorded = timeline.capture_end()
+        gpus[self._index].allocator.end_pool(self._pool_id)
+        if not self._steps:
+            import warnings
+
+            warnings.warn(
+                "The CUDA Graph is empty. This usually means that the graph was attempted to be captured on wrong "
+                "device or stream."
+            )
+
+    def _note(self, name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:
+        from weft.frontends.torch.dispatch import find_operator
+
+        before = {id(tensor) for tensor in _flat_tensors((args, tuple(kwargs.values())))}
+        held_args = tuple(self._hold(value) for value in args)
+        held_kwargs = {option: self._hold(value) for option, value in kwargs.items() if value is not None}
+        results: list[Any] = []
+        for tensor in _flat_tensors(result):
+            if id(tensor) in before:
+                results.append(None)
+            else:
+                results.append(self._own(tensor))
+        self._steps.append(_Step(find_operator(name), held_args, held_kwargs, results))
+
+    def _own(self, tensor: Any) -> Any:
+        """The host tensor of a result made in this capture; the graph keeps its memory."""
+        from weft.frontends.torch.tensors import to_host
+
+        host = to_host(tensor)
+        if host.layout is torch.strided:
+            storage = host.untyped_storage()
+            self._owned.append((storage.data_ptr(), storage.nbytes(), storage))
+        return host
+
+    def _hold(self, value: Any) -> Any:
+        """An argument for the replays: on the graph's memory if it was made in this capture, else as it is."""
+        if isinstance(value, torch.Tensor):
+            return self._hold_tensor(value) if value.is_cuda and value.layout is torch.strided else value
+        if type(value) in (list, tuple):
+            return type(value)(self._hold(entry) for entry in value)
+        return value
+
+    def _hold_tensor(self, tensor: Any) -> Any:
+        from weft.frontends.torch.memory import uncounted
+        from weft.frontends.torch.tensors import share, to_cuda, to_host
+
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        owner = self._find_owner(address)
+        if owner is None:
+            allocation = storage.__dict__.get("_weft")
+            if allocation is None or allocation.block.private != self._pool_id:
+                return share(tensor)  # an input of the graph
+            self._own(share(tensor) if tensor.storage_offset() else tensor)
+            owner = self._find_owner(address)
+        if owner is None or tensor.is_conj() or tensor.is_neg():
+            return share(tensor)
+        offset = (tensor.data_ptr() - owner.data_ptr()) // tensor.element_size()
+        host = torch.empty(0, dtype=tensor.dtype)
+        host.set_(owner, offset, tensor.shape, tensor.stride())
+        with uncounted(gpus[self._index].allocator):
+            held = to_cuda(host, self._index)
+        assert to_host(held).data_ptr() == tensor.data_ptr()
+        return held
+
+    def _find_owner(self, address: int) -> Any:
+        for start, size, storage in self._owned:
+            if start <= address < start + size or (size == 0 and start == address):
+                return storage
+        return None
+
+    # ------------------------------------------------------------ replay
+    def instantiate(self) -> None:
+        """Nothing is left to do after the capture."""
+
+    def replay(self) -> None:
+        from weft.frontends.torch.memory import uncounted
+
+        if CaptureState.graph is not None:
+            refuse_while_capturing()
+        sink, recorder.sink = recorder.sink, None
+        below = _C._AutoDispatchBelowADInplaceOrView()
+        try:
+            with below, uncounted(gpus[self._index].allocator):
+                for step in self._steps:
+                    step.run()
+        finally:
+            recorder.sink = sink
+        timeline = current_timeline()
+        if timeline is not None and self._recorded is not None:
+            from weft.frontends.torch.gpus import current_stream
+
+            timeline.launch_graph(self._recorded, current_stream(self._index), self._index)
+
+    def reset(self) -> None:
+        """Lets the graph's steps and memory go."""
+        if self._steps:
+            gpus[self._index].allocator.release_pool(self._pool_id)
+        self._steps, self._owned, self._recorded = [], [], None
+
+    def pool(self) -> tuple[int, int]:
+        return self._pool_id
+
+    def register_generator_state(self, generator: Any) -> None:
+        """Replays draw from the generator as it is then, so nothing is kept of it."""
+
+    # ------------------------------------------------------------ looking inside
+    def enable_debug_mode(self) -> None:
+        """The steps are kept in any case."""
+
+    def debug_dump(self, debug_path: str) -> None:
+        """Writes the operators as a graph for Graphviz."""
+        with open(debug_path, "w") as file:
+            file.write("digraph {\n")
+            for number, step in enumerate(self._steps):
+                label = step.operator._schema.name if isinstance(step, _Step) else "kernel"
+                file.write(f'  n{number} [label="{label}"];\n')
+                if number:
+                    file.write(f"  n{number - 1} -> n{number};\n")
+            file.write("}\n")
+
+    def raw_cuda_graph(self) -> int:
+        raise RuntimeError("a virtual GPU's graph has no cudaGraph_t; use debug_dump to look inside")
+
+    raw_cuda_graph_exec = raw_cuda_graph
+
+    @staticmethod
+    def get_currently_capturing_graph() -> Any:
+        if CaptureState.graph is None:
+            raise RuntimeError("get_currently_capturing_graph() called outside of a capture")
+        return CaptureState.graph

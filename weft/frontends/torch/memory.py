@@ -123,6 +123,20 @@ class PrivatePool:
         self.users = 1
 
 
+class uncounted:
+    """While it is entered, an allocator gives no blocks: memory that is taken belongs to something else's count."""
+
+    def __init__(self, allocator: CachingAllocator):
+        self.allocator = allocator
+
+    def __enter__(self) -> None:
+        self.before = self.allocator.suspended
+        self.allocator.suspended = True
+
+    def __exit__(self, *error: object) -> None:
+        self.allocator.suspended = self.before
+
+
 class CachingAllocator:
     """One GPU's memory.
 
@@ -134,6 +148,7 @@ class CachingAllocator:
                  other_bytes: Callable[[], int] = lambda: 0):  # fmt: skip
         self.index, self.capacity, self.raise_error, self.other_bytes = index, capacity, raise_error, other_bytes
         self.fraction = 1.0
+        self.suspended = False
         self.small, self.large = Kind(True), Kind(False)
         self.bytes_peak = self.count_peak = self.requested_peak = self.inactive_peak = self.inactive_bytes_peak = 0
         self.segments, self.reserved = Counter(), Counter()
@@ -148,8 +163,10 @@ class CachingAllocator:
         self._returned: deque[Block] = deque()
 
     # ------------------------------------------------------------ the hot path
-    def allocate(self, requested: int, stream: int = 0) -> Allocation:
-        """A block for `requested` bytes (more than 0). Raises PyTorch's OutOfMemoryError."""
+    def allocate(self, requested: int, stream: int = 0) -> Allocation | None:
+        """A block for `requested` bytes (more than 0), held by what is returned. Raises PyTorch's OutOfMemoryError."""
+        if self.suspended:
+            return None
         size = (requested + 511) & -512
         small, large = self.small, self.large
         kind = small if size <= SMALL else large

@@ -2,11 +2,79 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from weft.frontends.torch import accelerator, inductor, storages, tensortypes
+from weft.frontends.torch.bindings import CUDA_VERSION
 from weft.frontends.torch.random import Generator
+from weft.frontends.torch.tensors import Tensor
+
+_C = torch._C
 
 
-def apply_patches() -> None:
-    torch.version.cuda = "13.0"
+def _is_built() -> bool:
+    return True
+
+
+def apply_patches(libraries: list[Any]) -> None:
+    torch.version.cuda = f"{CUDA_VERSION // 1000}.{CUDA_VERSION % 1000 // 10}"
+    torch.backends.cuda.is_built = _is_built
     torch.Generator = Generator
+    storages.patch_storages(libraries)
+    accelerator.patch_accelerator()
+    tensortypes.add_tensor_types()
+    inductor.prepare_inductor()
+    for name, function in {
+        "_broadcast": broadcast, "_broadcast_out": broadcast_out, "_broadcast_coalesced": broadcast_coalesced,
+        "_scatter": scatter, "_scatter_out": scatter_out, "_gather": gather, "_gather_out": gather_out,
+    }.items():  # fmt: skip
+        setattr(_C, name, function)
+
+
+# ---------------------------------------------------------------- between devices: what DataParallel stands on
+def broadcast(tensor: Tensor, devices: list[int]) -> tuple[Tensor, ...]:
+    """Copies of a tensor, one per device index; the tensor itself on its own device."""
+    return tuple(tensor if tensor.get_device() == index else tensor.to(_device(index)) for index in devices)
+
+
+def broadcast_out(tensor: Tensor, outs: list[Tensor]) -> list[Tensor]:
+    for out in outs:
+        out.copy_(tensor, non_blocking=True)
+    return outs
+
+
+def broadcast_coalesced(tensors: list[Tensor], devices: list[int], buffer_size: int = 0) -> list[list[Tensor]]:
+    return [
+        [tensor if tensor.get_device() == index else tensor.to(_device(index)) for tensor in tensors]
+        for index in devices
+    ]
+
+
+def scatter(tensor: Tensor, devices: list[int], chunk_sizes: list[int] | None = None, dim: int = 0,
+            streams: Any = None) -> tuple[Tensor, ...]:  # fmt: skip
+    """Parts of a tensor along a dimension, one per device index."""
+    parts = tensor.split(chunk_sizes, dim) if chunk_sizes else tensor.chunk(len(devices), dim)
+    return tuple(part.to(_device(index), non_blocking=True).contiguous() for part, index in zip(parts, devices))
+
+
+def scatter_out(tensor: Tensor, outs: list[Tensor], dim: int = 0, streams: Any = None) -> tuple[Tensor, ...]:
+    for out, part in zip(outs, tensor.split([out.size(dim) for out in outs], dim)):
+        out.copy_(part, non_blocking=True)
+    return tuple(outs)
+
+
+def gather(tensors: list[Tensor], dim: int, destination: int | None = None) -> Tensor:
+    """One tensor of parts on several devices; destination -1 is the CPU."""
+    device = torch.device("cpu") if destination == -1 else _device(destination or 0)
+    return torch.cat([tensor.to(device) for tensor in tensors], dim)
+
+
+def gather_out(tensors: list[Tensor], out: Tensor, dim: int) -> Tensor:
+    return out.copy_(gather(tensors, dim, out.get_device() if out.is_cuda else -1))
+
+
+def _device(index: int) -> Any:
+    return torch.device("cuda", index)
+

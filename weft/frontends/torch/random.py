@@ -20,6 +20,9 @@ _KEYS_CHANGE = (
 )
 
 
+_hosts: dict[int, Any] = {}  # address of a CUDA generator -> the CPU generator that draws for it
+
+
 class Generator(_Base):
     """torch.Generator, for the CPU and for virtual GPUs."""
 
@@ -33,9 +36,15 @@ class Generator(_Base):
         assert fields.device & 0xFF == CPU, fields.device
         fields.device = device_code(gpu.index)
         fields.keys ^= _KEYS_CHANGE
-        self._host = _Base()
-        self._host.manual_seed(0)
+        host = _Base()
+        host.manual_seed(_Base.initial_seed(self))
+        # C++ hands generators on without the Python object, so the host's is found by address.
+        self._host = _hosts[self._cdata] = host
         return self
+
+    def __del__(self) -> None:
+        if "_host" in self.__dict__:
+            _hosts.pop(self._cdata, None)
 
     def __init__(self, device: Any = "cpu") -> None:
         pass
@@ -107,7 +116,7 @@ def host_generator(generator: Any, index: int) -> Any:
         raise RuntimeError(
             f"Expected a '{torch.device('cuda', index)}' generator device but found '{device}'"
         )
-    return generator._host
+    return _hosts[generator._cdata]
 
 
 def make_default_generators() -> tuple[Generator, ...]:

@@ -16,7 +16,7 @@ from weft.frontends.torch.tensors import Tensor
 
 _NO_MEMORY = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes")
 _NO_KERNEL = re.compile(r"not implemented for '(Half|BFloat16|ComplexHalf)'|not implemented for.*(Half|BFloat16)")
-_NUMBER = re.compile(r"Expected a value of type 'Tensor' for argument '\w+' but instead found type '(int|float|bool|complex)'")
+_NUMBER = re.compile(r"Expected a value of type 'Tensor' for argument '\w+' but instead found type '[ifbc]")
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 
 

@@ -8,7 +8,7 @@ from weft.frontends.torch import dispatch, patches, recording
 from weft.frontends.torch.bindings import initialise
 from weft.frontends.torch.gpus import gpus, make_gpus
 from weft.frontends.torch.hooks import HooksState
-from weft.frontends.torch.registration import register_kernels
+from weft.frontends.torch.registration import libraries, register_kernels
 from weft.frontends.torch.tensors import guard_twins
 
 
@@ -30,6 +30,6 @@ def start() -> None:
     dispatch.forget_kernels()
     guard_twins()
     register_kernels()
-    patches.apply_patches()
+    patches.apply_patches(libraries)
     recording.connect()
     assert torch.cuda._is_compiled()

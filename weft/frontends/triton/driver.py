@@ -98,11 +98,11 @@ def torch_cuda() -> Any:
     return torch.cuda if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available() else None
 
 
-def active_bindings() -> Any:
-    """torch._C once the program has used PyTorch's virtual GPUs, else None: to ask torch.cuda for a device or a stream
-    before would initialise it, which forbids forking. Called twice a launch, so it must be quick."""
+def torch_binding(name: str) -> Any:
+    """A function of torch._C that PyTorch's virtual GPUs bring, None without them. Unlike torch.cuda's functions these
+    do not initialise CUDA, which forked processes must not, and they are quick: every launch asks twice."""
     torch: Any = sys.modules.get("torch")
-    return torch._C if torch is not None and getattr(torch.cuda, "_initialized", False) else None
+    return getattr(torch._C, name, None) if torch is not None else None
 
 
 _ordinal = 0
@@ -110,10 +110,8 @@ _ordinal = 0
 
 def current_ordinal() -> int:
     """The device that launches go to: PyTorch's current one where it has virtual GPUs."""
-    if torch_cuda() is None:
-        return _ordinal
-    # torch.cuda.current_device() would initialise CUDA, which forked processes must not.
-    return sys.modules["torch"]._C._cuda_getDevice()
+    get_device = torch_binding("_cuda_getDevice")
+    return get_device() if get_device is not None else _ordinal
 
 
 def requested_target() -> int | None:
@@ -155,15 +153,15 @@ class WeftDriver(DriverBase):
         """Raises InvalidValueError for an ordinal that there is not."""
         global _ordinal
         virtual_device(device)
-        bindings = active_bindings()
-        if bindings is not None:
-            bindings._cuda_setDevice(device)
+        set_device = torch_binding("_cuda_setDevice")
+        if set_device is not None:
+            set_device(device)
         else:
             _ordinal = device
 
     def get_current_stream(self, device: int | None = None) -> int:
-        cuda = torch_cuda()
-        return sys.modules["torch"]._C._cuda_getCurrentRawStream(device or 0) if cuda is not None else 0
+        get_stream = torch_binding("_cuda_getCurrentRawStream")
+        return get_stream(device or 0) if get_stream is not None else 0
 
     def get_device_capability(self, device: int | None = None) -> tuple[int, int]:
         return virtual_device(device).compute_capability

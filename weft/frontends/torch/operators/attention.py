@@ -55,7 +55,8 @@ def _efficient_fits(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
 
 def choose_backend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout_p: float = 0.0,
-                   is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False) -> int:  # fmt: skip
+                   is_causal: bool = False, *, scale: float | None = None,
+                   enable_gqa: bool = False) -> int:  # fmt: skip
     """aten::_fused_sdp_choice: the number of an SDPBackend. Raises RuntimeError where none of the enabled ones fits."""
     device = query.get_device()
     major = gpus[device if device >= 0 else 0].chip.compute_capability[0]
@@ -195,12 +196,15 @@ def _backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, mask:
     return found[0], _sum_heads(found[1], key), _sum_heads(found[2], value), found[3] if len(found) > 3 else None
 
 
+# The dispatch keys that a thread includes and excludes when nothing else has been asked for.
+_DEFAULT_KEYS = (_C._dispatch_tls_local_include_set(), _C._dispatch_tls_local_exclude_set())
+
+
 class with_autograd:
     """Autograd on host tensors inside a kernel, which runs below the autograd of the program."""
 
     def __init__(self) -> None:
-        empty = _C.DispatchKeySet.from_raw_repr(0)
-        self._keys = _C._ForceDispatchKeyGuard(empty, empty)
+        self._keys = _C._ForceDispatchKeyGuard(*_DEFAULT_KEYS)
         self._grad = torch.enable_grad()
 
     def __enter__(self) -> None:
@@ -247,13 +251,15 @@ def flash_backward(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, 
         result = tuple(to_cuda(tensor, index) for tensor in found[:3])
     record(
         "_scaled_dot_product_flash_attention_backward",
-        (grad_out, query, key, value, out, logsumexp, None, None, max_q, max_k, dropout_p, is_causal), {}, result, index,
+        (grad_out, query, key, value, out, logsumexp, None, None, max_q, max_k, dropout_p, is_causal), {}, result,
+        index,
     )  # fmt: skip
     return result
 
 
 def efficient_forward(query: Tensor, key: Tensor, value: Tensor, attn_bias: Tensor | None, compute_log_sumexp: bool,
-                      dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None) -> tuple:  # fmt: skip
+                      dropout_p: float = 0.0, is_causal: bool = False, *,
+                      scale: float | None = None) -> tuple:  # fmt: skip
     index = query.get_device()
     with _C.DisableTorchFunction():
         mask = None if attn_bias is None else to_host(attn_bias)
@@ -441,7 +447,8 @@ def packed_efficient_backward(grad_out_: Tensor, query: Tensor, key: Tensor, val
                               max_seqlen_q: int, max_seqlen_k: int, logsumexp: Tensor, dropout_p: float,
                               philox_seed: Tensor, philox_offset: Tensor, custom_mask_type: int,
                               bias_requires_grad: bool, *, scale: float | None = None, num_splits_key: Any = None,
-                              window_size: int | None = None, shared_storage_dqdkdv: bool = False) -> tuple:  # fmt: skip
+                              window_size: int | None = None,
+                              shared_storage_dqdkdv: bool = False) -> tuple:  # fmt: skip
     packed = cu_seqlens_q is not None
     given = [tensor.squeeze(0) if packed else tensor for tensor in (grad_out_, query, key, value, out)]
     found = packed_flash_backward(

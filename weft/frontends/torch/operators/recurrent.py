@@ -120,7 +120,8 @@ def cudnn_rnn(data: Tensor, weight: list[Tensor], weight_stride0: int, weight_bu
         if train and torch.is_grad_enabled():
             with with_autograd():
                 leaves = [host.detach().requires_grad_() for host in hosts]
-                found = _compute(mode, leaves[0], leaves[1], leaves[2] if first == 3 else None, leaves[first:], *options)
+                cell = leaves[2] if first == 3 else None
+                found = _compute(mode, leaves[0], leaves[1], cell, leaves[first:], *options)
                 graph = _Graph(leaves, found)
             found = [result.detach() for result in found]
         else:

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from weft.frontends.torch.bindings import BindingState, warn_of_synchronising
 from weft.frontends.torch.devicecheck import factory_device
 from weft.frontends.torch.gpus import gpus
+from weft.frontends.torch.graphs import refuse_while_capturing
 from weft.frontends.torch.memory import HOST_CHECK
 from weft.frontends.torch.recording import record
 from weft.frontends.torch.retry import refuse_memory
@@ -73,13 +75,23 @@ def copy_(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     """aten::copy_ between devices, and between host and device."""
     with torch._C.DisableTorchFunction():
         _copy(to_host(target), to_host(source))
-    device = target.get_device() if target.is_cuda else source.get_device()
+    if target.is_cuda:
+        device = target.get_device()
+    else:
+        device = source.get_device()
+        if not non_blocking:
+            refuse_while_capturing()
+            if BindingState.sync_debug_mode:
+                warn_of_synchronising()
     record("copy_", (target, source, non_blocking), {}, target, device)
     return target
 
 
 def local_scalar_dense(tensor: Tensor) -> Any:
     """What .item() asks for; on a GPU the host waits for it."""
+    refuse_while_capturing()
+    if BindingState.sync_debug_mode:
+        warn_of_synchronising()
     record("_local_scalar_dense", (tensor,), {}, None, tensor.get_device())
     with torch._C.DisableTorchFunction():
         return to_host(tensor).item()
