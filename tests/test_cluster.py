@@ -90,7 +90,8 @@ def test_registers(gpu, grid, cluster) -> None:
         within = [i % c for i, c in zip(index, extent)]
         rank = within[0] + extent[0] * (within[1] + extent[1] * within[2])
         cluster_index, clusters = ([i // c for i, c in zip(what, extent)] for what in (index, shape))
-        expected = [*cluster_index, *clusters, *within, *extent, *index, rank, int(np.prod(extent)), cluster is not None]
+        size = int(np.prod(extent))
+        expected = [*cluster_index, *clusters, *within, *extent, *index, rank, size, cluster is not None]
         assert found[linear].tolist() == expected
 
 
@@ -444,12 +445,15 @@ def test_faults(gpu, name: str) -> None:
     "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r31], 1;",
 ])  # fmt: skip
 def test_mbarriers_of_a_block_that_has_exited(gpu, store: str) -> None:
-    body = RECEIVE + f"""
+    body = (
+        RECEIVE
+        + f"""
     {SYNC} setp.eq.u32 %p1, %r10, 1; @%p1 ret; mov.u32 %r20, 0;
     L: bar.sync 0; add.u32 %r20, %r20, 1; setp.lt.u32 %p1, %r20, 200; @%p1 bra L;
     setp.ne.u32 %p1, %r13, 1; @%p1 bra DONE; {store}
     DONE: barrier.cluster.arrive; barrier.cluster.wait;
     """
+    )
     with pytest.raises(KernelFault, match="shared memory of block 1 of the cluster, (which has exited|where no block)"):
         gpu.load(kernel_text(body), "k.ptx")["k"][4, 32](gpu.zeros(512, np.uint32), cluster=2)
 

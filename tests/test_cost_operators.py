@@ -277,6 +277,55 @@ def test_flops_agree_with_pytorchs_counter() -> None:
         assert own == pytest.approx(expected, rel=1e-6), name
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_samples_of_every_operator_are_priced_by_their_rules() -> None:
+    """PyTorch's OpInfo database, forward and backward: no rule stumbles over real arguments, no count is negative."""
+    from torch.testing._internal.common_methods_invocations import op_db
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from weft.model.operators import UNKNOWN
+    from weft.model.work import describe_value
+
+    seen, wrong = set(), {}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            name = function.name()
+            seen.add(name)
+            results = result if isinstance(result, (tuple, list)) else (result,)
+            made = Call(name, tuple(map(describe_value, args)), tuple(map(describe_value, results)),
+                        {option: describe_value(value) for option, value in (kwargs or {}).items()})  # fmt: skip
+            rule = needs_of(name)
+            if rule is UNKNOWN or rule.free:
+                return result
+            try:
+                found = rule.price(made)
+            except Exception as error:
+                wrong[name] = repr(error)
+                return result
+            for profile in found if isinstance(found, list) else [found]:
+                if profile.bytes_read < 0 or profile.bytes_written < 0 or any(count < 0 for _, count in profile.flops):
+                    wrong[name] = repr(profile)
+            return result
+
+    for entry in op_db:
+        if torch.float32 not in entry.dtypes:
+            continue
+        for _, sample in zip(
+            range(2), entry.sample_inputs("cpu", torch.float32, requires_grad=entry.supports_autograd)
+        ):
+            try:
+                with Watch():
+                    out = entry(sample.input, *sample.args, **sample.kwargs)
+                    if isinstance(out, torch.Tensor) and out.requires_grad:
+                        out.abs().sum().backward()
+            except (RuntimeError, NotImplementedError, TypeError, ValueError):
+                continue  # a sample that the operator itself refuses
+    assert wrong == {} and len(seen) > 400
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_described(family: str) -> None:
     assert FAMILIES[family]

@@ -13,12 +13,12 @@ from weft import settings
 from weft.analysis.flow import Op, make_op
 from weft.analysis.tiles import Group, group_multiplies
 from weft.codegen import tiles
+from weft.codegen.jit import Target
 from weft.codegen.microkernels import Kind
 from weft.ptx.parser import parse_module
 
-HEAD = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out, .param .u64 in) {\n"
-F16 = Kind("f16", 16)
-NAMES = {"f16": "f16.f16", "bf16": "bf16.bf16", "tf32": "tf32.tf32"}
+HEAD = ".version 8.7\n.target sm_89\n.address_size 64\n.visible .entry k(.param .u64 out, .param .u64 in) {\n"
+F16 = Kind("f16", "f16", 16)
 
 
 def registers(letter: str, tile: int, count: int) -> str:
@@ -27,11 +27,12 @@ def registers(letter: str, tile: int, count: int) -> str:
 
 def multiply(d: int, a: int, b: int, c: int | None = None, kind: Kind = F16, into: str = "c") -> str:
     """mma on numbered tiles: D and C are tiles of the registers %c (D of `into`), A of %a, B of %b."""
-    left, right = 2 * kind.b_registers, kind.b_registers
-    source = registers("c", d if c is None else c, 4)
+    left, right, sums = 2 * kind.b_registers, kind.b_registers, kind.sum_registers
+    source = registers("c", d if c is None else c, sums)
+    name = f"m16n8k{kind.k}.row.col{'.satfinite' * kind.saturate}.{kind.sums}.{kind.a}.{kind.b}.{kind.sums}"
     return (
-        f"mma.sync.aligned.m16n8k{kind.k}.row.col.f32.{NAMES[kind.type]}.f32 {registers(into, d, 4)}, "
-        f"{registers('a', a, left)}, {registers('b', b, right)}, {source};"
+        f"mma.sync.aligned.{name} {registers(into, d, sums)}, {registers('a', a, left)}, {registers('b', b, right)}, "
+        f"{source};"
     )
 
 
@@ -71,12 +72,12 @@ def test_dependent_instructions_part_groups(between: str) -> None:
 
 def test_a_guard_or_an_unknown_form_is_not_gathered() -> None:
     assert shapes(["@%p " + multiply(0, 0, 0), multiply(1, 0, 1)]) == ["mma", 1]
-    half = "mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%r0, %r1}, {%a0, %a1, %a2, %a3}, {%b0, %b1}, {%r0, %r1};"
-    assert shapes([half]) == ["mma"]
+    double = "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%x0, %x1}, {%x2}, {%x3}, {%x0, %x1};"
+    assert shapes([".reg .f64 %x<4>;", double]) == ["mma"]
 
 
 def test_kinds_do_not_mix() -> None:
-    assert shapes([multiply(0, 0, 0), multiply(1, 0, 0, kind=Kind("bf16", 16))]) == [1, 1]
+    assert shapes([multiply(0, 0, 0), multiply(1, 0, 0, kind=Kind("bf16", "bf16", 16))]) == [1, 1]
 
 
 def test_a_result_as_an_operand_parts_groups() -> None:
@@ -124,12 +125,13 @@ def target(request):
 
 @functools.cache
 def device() -> weft.Device:
-    return weft.Device("a100")
+    return weft.Device("l4")
 
 
 def run(lines: list[str], kind: Kind, a_tiles: int, b_tiles: int, sums: int, data: np.ndarray) -> np.ndarray:
     """A warp loads its fragments from `data` (words [registers, 32]), runs the lines, stores all accumulators."""
-    counts = {"a": a_tiles * 2 * kind.b_registers, "b": b_tiles * kind.b_registers, "c": 4 * sums, "d": 4 * sums}
+    counts = {"a": a_tiles * 2 * kind.b_registers, "b": b_tiles * kind.b_registers}
+    counts |= dict.fromkeys("cd", kind.sum_registers * sums)
     text = [
         HEAD, *(f".reg .b32 %{letter}<{count}>;" for letter, count in counts.items()),
         ".reg .b32 %r<8>; .reg .b64 %at, %base; .reg .pred %p, %q;",
@@ -147,35 +149,53 @@ def run(lines: list[str], kind: Kind, a_tiles: int, b_tiles: int, sums: int, dat
     return out.numpy()
 
 
-def fragments(kind: Kind, rng: np.random.Generator) -> np.ndarray:
-    """Random registers of moderate numbers; tf32 with bits below its mantissa."""
-    words = rng.standard_normal((512, 32, kind.per_register)).astype(np.float32)
-    if kind.type == "f16":
-        return words.astype(np.float16).view(np.uint32)[..., 0]
-    if kind.type == "bf16":
-        return np.ascontiguousarray((words.view(np.uint32) >> 16).astype(np.uint16)).view(np.uint32)[..., 0]
-    return words.view(np.uint32)[..., 0]
+def fragments(type_: str, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Registers [count, 32] of random numbers; tf32 with bits below its mantissa."""
+    numbers = rng.standard_normal((count, 32, 4)).astype(np.float32)
+    if type_ in ("tf32", "f32"):
+        return numbers.view(np.uint32)[..., 0].copy()
+    if type_ == "f16":
+        return numbers[..., :2].astype(np.float16).view(np.uint32)[..., 0]
+    if type_ == "bf16":
+        return np.ascontiguousarray(numbers[..., :2].view(np.uint32) >> 16).astype(np.uint16).view(np.uint32)[..., 0]
+    small = rng.integers(0, 0x70, (count, 32, 4)) | rng.integers(0, 2, (count, 32, 4)) << 7
+    if type_ in ("s8", "u8"):
+        small = rng.integers(0, 256, (count, 32, 4))
+    elif type_ == "s32":
+        return rng.integers(-(1 << 31), 1 << 31, (count, 32)).astype(np.int32).view(np.uint32)
+    return small.astype(np.uint8).view(np.uint32)[..., 0]
 
 
 def both_ways(monkeypatch, lines, kind, a_tiles, b_tiles, sums) -> np.ndarray:
     """Runs with groups and one by one: the same bits. Returns them."""
     rng = np.random.default_rng(kind.k)
-    data = fragments(kind, rng)
-    count = (2 * a_tiles + b_tiles) * kind.b_registers
-    data[count:] = rng.standard_normal(data[count:].shape).astype(np.float32).view(np.uint32)
+    given = ((kind.a, 2 * a_tiles * kind.b_registers), (kind.b, b_tiles * kind.b_registers))
+    data = np.concatenate([fragments(type_, n, rng) for type_, n in (*given, (kind.sums, kind.sum_registers * sums))])
     gathered = run(lines, kind, a_tiles, b_tiles, sums, data)
     with monkeypatch.context() as patch:
         patch.setattr(tiles, "kind_of", lambda op: None)
         single = run(["mov.b32 %r7, 1;", *lines], kind, a_tiles, b_tiles, sums, data)
     np.testing.assert_array_equal(gathered, single)
-    assert gathered.view(np.float32).std() > 0.1, "nothing was computed"
+    assert (gathered != np.resize(data[-kind.sum_registers * sums :], gathered.shape)).mean() > 0.2, (
+        "nothing was computed"
+    )
     return gathered
 
 
-KINDS = [F16, Kind("f16", 8), Kind("bf16", 16), Kind("bf16", 8), Kind("tf32", 8), Kind("tf32", 4)]
+FLOAT_KINDS = [Kind(t, t, k) for t, k in (("f16", 16), ("f16", 8), ("bf16", 16), ("bf16", 8), ("tf32", 8), ("tf32", 4))]
+KINDS = [
+    *FLOAT_KINDS, Kind("f16", "f16", 16, "f16"), Kind("f16", "f16", 8, "f16"),
+    *(Kind(a, b, 32) for a, b in itertools.product(("e4m3", "e5m2"), repeat=2)), Kind("e4m3", "e5m2", 16, "f16"),
+    *(Kind(a, b, 32, "s32") for a, b in itertools.product(("s8", "u8"), repeat=2)), Kind("s8", "s8", 16, "s32"),
+    Kind("s8", "s8", 32, "s32", True), Kind("u8", "s8", 16, "s32", True),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.type}k{kind.k}")
+def describe(kind: Kind) -> str:
+    return f"{kind.sums}-{kind.a}-{kind.b}-k{kind.k}{'-sat' * kind.saturate}"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=describe)
 @pytest.mark.parametrize("rows, columns, steps", [(1, 1, 1), (2, 3, 1), (1, 8, 2), (2, 2, 3)])
 def test_product(monkeypatch, kind: Kind, rows: int, columns: int, steps: int) -> None:
     """A product of tiles in the order in which Triton writes it; also against NumPy."""
@@ -183,7 +203,8 @@ def test_product(monkeypatch, kind: Kind, rows: int, columns: int, steps: int) -
         multiply(m * columns + n, s * rows + m, s * columns + n, kind=kind)
         for s, m, n in itertools.product(range(steps), range(rows), range(columns))
     ]
-    assert shapes(lines) == [rows * columns * steps]
+    if kind.fits(Target.host(settings.current().target)):
+        assert shapes(lines) == [rows * columns * steps]
     both_ways(monkeypatch, lines, kind, rows * steps, columns * steps, rows * columns)
 
 
@@ -236,7 +257,7 @@ def test_sums_read_and_written_between(monkeypatch) -> None:
 def test_swapped_orders(monkeypatch) -> None:
     """The second step takes the same accumulators in another order; the third only some of them."""
     lines = [multiply(n, 0, n) for n in (0, 1, 2)] + [multiply(n, 1, n) for n in (2, 0, 1)] + [multiply(1, 2, 3)]
-    both_ways(monkeypatch, lines, Kind("bf16", 16), 3, 4, 3)
+    both_ways(monkeypatch, lines, Kind("bf16", "bf16", 16), 3, 4, 3)
 
 
 def test_accumulators_that_cannot_lie_together(monkeypatch) -> None:
@@ -277,7 +298,7 @@ def test_more_steps_than_fit_the_columns(monkeypatch) -> None:
     both_ways(monkeypatch, lines, F16, 2, 6, 2)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.type}k{kind.k}")
+@pytest.mark.parametrize("kind", FLOAT_KINDS, ids=describe)
 def test_special_numbers(monkeypatch, kind: Kind) -> None:
     """Infinities, NaNs, subnormals and zeros of both signs: the same values, NaNs at the same places."""
     rng = np.random.default_rng(11)
@@ -285,9 +306,9 @@ def test_special_numbers(monkeypatch, kind: Kind) -> None:
         "f16": [0x7C00, 0xFC00, 0x7E00, 0x0001, 0x8001, 0x0000, 0x8000, 0x7BFF, 0x3C00],
         "bf16": [0x7F80, 0xFF80, 0x7FC0, 0x0001, 0x8001, 0x0000, 0x8000, 0x7F7F, 0x3F80],
         "tf32": [0x7F800000, 0xFF800000, 0x7FC00000, 0x00002000, 0x80002000, 0, 0x80000000, 0x7F7FE000, 0x3F800000],
-    }[kind.type]
+    }[kind.a]
     parts = rng.choice(special, (64, 32, kind.per_register), p=[0.02] * 3 + [0.94 / 6] * 6)
-    data = parts.astype(np.uint32 if kind.type == "tf32" else np.uint16).reshape(64, 32, -1).view(np.uint32)[..., 0]
+    data = parts.astype(np.uint32 if kind.a == "tf32" else np.uint16).reshape(64, 32, -1).view(np.uint32)[..., 0]
     lines = [multiply(n, 0, n, kind=kind) for n in range(2)]
     gathered = run(lines, kind, 1, 2, 2, data).view(np.float32)
     with monkeypatch.context() as patch:

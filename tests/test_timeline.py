@@ -334,6 +334,22 @@ def test_shapes_and_dtypes_tell_calls_apart() -> None:
     for step in range(10):
         timeline.operator("add.Scalar", (Tensor(4, 4), 0.1 * step), Tensor(4, 4))
     assert len(timeline.work) == 4
+    lists = [Tensor(8), Tensor(9)]
+    for step in range(10):
+        timeline.operator("_foreach_addcdiv_.ScalarList", (lists, lists, lists, [0.1 * step, 0.2]), ())
+    assert len(timeline.work) == 5
+    # Integers do: a sum over rows is not one over columns, nor one in f64.
+    for inputs, kwargs in (((Tensor(4, 4), [0]), {}), ((Tensor(4, 4), [1]), {}),
+                           ((Tensor(4, 4), [1]), {"dtype": np.dtype("f8")})):  # fmt: skip
+        timeline.operator("sum.dim_IntList", inputs, Tensor(4), kwargs)
+    assert len(timeline.work) == 8
+
+
+def test_results_tell_calls_apart_where_they_depend_on_data() -> None:
+    timeline = Timeline("h100")
+    for found in (3, 5, 3):
+        timeline.operator("nonzero", (Tensor(100),), Tensor(found, 1, dtype="int64"))
+    assert len(timeline.work) == 2
 
 
 # ---------------------------------------------------------------- compiled kernels

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-
 B, T, H, D = 2, 130, 2, 64  # batch, time, heads, head size; time is no multiple of a chunk
 
 

@@ -16,7 +16,6 @@ from published_cases import B, Case, D, H, T, first, fraction, gate, head_first,
 def make_cases() -> list[Case]:
     """All cases. Imports the package."""
     import fla.ops as ops
-
     from published_fla_newer import newer_cases
 
     return [

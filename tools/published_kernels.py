@@ -243,6 +243,8 @@ def main() -> int:
                 shown = f"{len(errors)} compared, worst {worst} {errors[worst]:.2g} of {detail:g}"
             rows.append(row)
             print(f"  {row['state']:8} {name:44} {seconds:7.1f} s  {shown}", flush=True)
+            if options.verbose and errors is not None:
+                print("".join(f"    {key}: {value:.2g}\n" for key, value in errors.items()), end="")
         mine = [row for row in rows if row["package"] == package]
         run = sum(row["state"] != "fails" for row in mine)
         agree = sum(row["state"] == "agrees" for row in mine)

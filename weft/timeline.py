@@ -69,7 +69,7 @@ def _classify(value: Any) -> int:
     cls = type(value)
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         kind = _TENSOR
-    elif isinstance(value, int):
+    elif isinstance(value, int) or cls.__name__ == "dtype":
         kind = _PLAIN
     elif isinstance(value, (list, tuple)):
         kind = _SEQUENCE
@@ -124,13 +124,15 @@ class Timeline:
         if needs.free or (needs.transfers and self._transfer(inputs, kwargs, stream)):
             return
         key: list[Any] = [name, self._modes]
-        self._extend(key, inputs, needs)
+        strides = needs.strides
+        self._extend(key, inputs, strides)
         if kwargs:
             for option, value in kwargs.items():
                 key.append(option)
-                self._extend(key, (value,), needs)
-        key.append(None)
-        self._extend(key, outputs if type(outputs) in (tuple, list) else (outputs,), needs)
+                self._extend(key, (value,), strides)
+        if needs.outputs:
+            key.append(None)
+            self._extend(key, outputs if type(outputs) in (tuple, list) else (outputs,), strides)
         found = tuple(key)
         number = self._numbers.get(found)
         if number is None:
@@ -157,7 +159,9 @@ class Timeline:
         self.copy(kind, nbytes, stream, device or 0, pinned=host.is_pinned(), blocking=waits)
         return True
 
-    def _extend(self, key: list[Any], values: Iterable[Any], needs: Any) -> None:
+    def _extend(self, key: list[Any], values: Iterable[Any], strides: bool) -> None:
+        """Puts what tells calls apart into a key: shapes, dtypes, integers, texts, but no floating-point numbers, which
+        change all the time and cost nothing."""
         for value in values:
             kind = _kinds.get(type(value))
             if kind is None:
@@ -165,18 +169,16 @@ class Timeline:
             if kind == _TENSOR:
                 key.append(value.shape)
                 key.append(value.dtype)
-                if needs.strides:
+                if strides:
                     key.append(value.stride())
             elif kind == _PLAIN:
-                if needs.arguments:
-                    key.append(value)
+                key.append(value)
             elif kind == _SEQUENCE:
-                if value and type(value[0]) in (int, float):
-                    if needs.arguments:
-                        key.append(tuple(value))
+                if value and type(value[0]) is int:
+                    key.append(tuple(value))
                 else:
                     key.append(len(value))
-                    self._extend(key, value, needs)
+                    self._extend(key, value, strides)
 
     def _describe(self, key: tuple, name: str, inputs: Sequence[Any], outputs: Any,
                   kwargs: Mapping[str, Any] | None) -> int:  # fmt: skip
@@ -356,8 +358,9 @@ class Timeline:
     def _let_go(self) -> None:
         with self._lock:
             self.advance()
-            self.dropped += len(self._log)
-            del self._log[:]
+            # Other threads may have added records since.
+            del self._log[: self._priced]
+            self.dropped += self._priced
             self._priced = 0
 
     @property

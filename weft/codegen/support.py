@@ -74,7 +74,16 @@ from weft.codegen.clustersupport import CLUSTER_WRITERS
 from weft.codegen.fragmentio import write_fragment
 from weft.codegen.irtext import IRFunction, Value, constant, vector_type
 from weft.codegen.jit import Target
-from weft.codegen.microkernels import COLUMNS_NAME, ROWS_NAME, STRIP_NAME, write_columns, write_rows, write_strip
+from weft.codegen.microkernels import (
+    COLUMNS_NAME,
+    DOT_NAME,
+    ROWS_NAME,
+    STRIP_NAME,
+    write_columns,
+    write_dot,
+    write_rows,
+    write_strip,
+)
 from weft.codegen.multiply import PREFIX, write_multiply
 from weft.codegen.warpgroup import WGMMA_WRITERS
 
@@ -141,6 +150,7 @@ _WRITERS: list[tuple[re.Pattern, Callable[..., IRFunction]]] = [
     (re.compile(COLUMNS_NAME), write_columns),
     (re.compile(ROWS_NAME), write_rows),
     (re.compile(STRIP_NAME), write_strip),
+    (re.compile(DOT_NAME), write_dot),
 ]
 
 

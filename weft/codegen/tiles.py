@@ -11,26 +11,32 @@ from typing import TYPE_CHECKING
 from weft.analysis.flow import Op
 from weft.analysis.tiles import Group, Multiply, Strip, group_multiplies
 from weft.codegen.matrix import MatrixOps
-from weft.codegen.microkernels import TILE_BYTES, Kind
+from weft.codegen.microkernels import BYTES, FLOATS, Kind
 from weft.codegen.multiply import WORKSPACE_BYTES
 from weft.isa.matrix import form_of
 
 # Columns of a strip: half of a first-level cache of 32 KB, so that rows and accumulators fit beside them.
 COLUMN_BYTES = 16384
-MAX_STRIP = WORKSPACE_BYTES // TILE_BYTES  # tiles that a strip has at most: they may have to go through the workspace
+MAX_STRIP = WORKSPACE_BYTES // 512  # tiles that a strip has at most: they may have to go through the workspace
 
 
 def kind_of(op: Op) -> Kind | None:
     """The micro-kernels that do an mma, if there are any."""
     modifiers = op.ins.modifiers
-    if "sp" in modifiers or "sp::ordered_metadata" in modifiers or "m16n8k" not in " ".join(modifiers):
+    if (
+        not any(word.startswith("m16n8k") for word in modifiers)
+        or "sp" in modifiers
+        or "sp::ordered_metadata" in modifiers
+    ):
         return None
     form = form_of(op.match)
-    if (form.m, form.n) != (16, 8) or form.c_type != "f32" or form.d_type != "f32" or form.a_type != form.b_type:
+    if (form.m, form.n) != (16, 8) or form.c_type != form.d_type or form.sparse or form.kind:
         return None
-    if form.sparse or form.kind or form.a_type not in ("f16", "bf16", "tf32"):
-        return None
-    return Kind(form.a_type, form.k)
+    if form.a_type in BYTES and form.b_type in BYTES and form.operation == "multiply":
+        return Kind(form.a_type, form.b_type, form.k, "s32", form.saturate)
+    if FLOATS.get(form.a_type) == FLOATS.get(form.b_type, 0) and form.d_type in ("f32", "f16"):
+        return Kind(form.a_type, form.b_type, form.k, form.d_type)
+    return None
 
 
 class TileOps(MatrixOps):
@@ -45,7 +51,12 @@ class TileOps(MatrixOps):
 
     def plan_groups(self, ops: list[Op]) -> list[Op | Group]:
         """A block's instructions with multiplications grouped."""
-        return group_multiplies(ops, kind_of)
+
+        def usable(op: Op) -> Kind | None:
+            kind = kind_of(op)
+            return kind if kind is not None and kind.fits(self.target) else None
+
+        return group_multiplies(ops, usable)
 
     def tile_places(self, groups: list[Group]) -> list[tuple[str, ...]]:
         """Accumulators that should lie side by side: lists of registers, each register in at most one."""
@@ -109,17 +120,17 @@ class TileOps(MatrixOps):
         while at < len(strip.tiles):
             count = 1
             while at + count < len(strip.tiles) and count < MAX_STRIP:
-                if not self._follow(strip.tiles[at + count - 1], strip.tiles[at + count]):
+                if not self._follow(kind, strip.tiles[at + count - 1], strip.tiles[at + count]):
                     break
                 count += 1
             self._call_strip(kind, strip.tiles[at : at + count], at, len(strip.steps))
             at += count
 
-    def _follow(self, first: Multiply, second: Multiply) -> bool:
+    def _follow(self, kind: Kind, first: Multiply, second: Multiply) -> bool:
         """The second's accumulators lie right behind the first's."""
         for x, y in ((first.d, second.d), (first.c, second.c)):
             before, after = self._tile_at(x), self._tile_at(y)
-            if before is None or after is None or after != (before[0], before[1] + TILE_BYTES):
+            if before is None or after is None or after != (before[0], before[1] + kind.tile_bytes):
                 return False
         return True
 
@@ -153,7 +164,7 @@ class TileOps(MatrixOps):
             return
         for i, register in enumerate(names_of["d"]):
             chunks = [
-                self.t(f"load {self.vtype(32)}, ptr {self._offset(target, 128 * i + 4 * self.chunk * c)}, align 64")
+                self.t(f"load {self.vtype(32)}, ptr {self._offset(target, 128 * i + 4 * self.chunk * c)}")
                 for c in range(self.chunks)
             ]
             self.registers.write(register, self.varying(chunks, 32), self.blend_mask(register))

@@ -39,8 +39,8 @@ from weft.model.work import (
 )
 
 # Why a piece of work started no sooner.
-FREE, AFTER_STREAM, AFTER_EVENT, AFTER_LAUNCH, AFTER_RANKS, AFTER_ENGINE = (
-    "", "earlier work of its stream", "an event", "the host's launch", "other ranks", "the copy engine",
+AFTER_STREAM, AFTER_EVENT, AFTER_LAUNCH, AFTER_RANKS, AFTER_ENGINE = (
+    "earlier work of its stream", "an event", "the host's launch", "other ranks", "the copy engine",
 )  # fmt: skip
 
 
@@ -138,7 +138,6 @@ class Clock:
         self.ranges: dict[str, Range] = {}
         self.devices: dict[int, DeviceTotals] = {}
         self.counts = Counts()
-        self.low = self.high = 0.0
         self._work, self._lanes = work, lanes
         self._bits, self._mask = lane_bits, (1 << lane_bits) - 1
         self._ready: dict[tuple[int, Hashable], float] = {}

@@ -24,15 +24,16 @@ class Rule:
     """How one operator is priced.
 
     family: that of its main kernel. price: Call -> Profiles. free: it launches nothing (views, allocations, questions).
-    strides: the order in memory matters. arguments: integer arguments matter. waits: the host needs a result (a count,
-    a truth value) and waits for the device. transfers: its first two arguments may lie on different devices.
+    strides: the order in memory matters. outputs: shapes of results do not follow from the arguments (they depend on
+    data, or on defaults). waits: the host needs a result (a count, a truth value) and waits for the device. transfers:
+    its first two arguments may lie on different devices.
     """
 
     family: str
     price: Pricing
     free: bool = False
     strides: bool = False
-    arguments: bool = False
+    outputs: bool = False
     waits: Callable[[Call], bool] | bool = False
     transfers: bool = False
     doc: str = ""
@@ -45,16 +46,20 @@ _FAMILY_MODULES = ("matrix", "convolution", "attention", "normalisation", "eleme
                    "indexing", "recurrent", "ordering", "transforms", "optimisers", "quantised", "free")  # fmt: skip
 
 
-def rule(family: str, names: Iterable[str] | str, *, strides: bool = False, arguments: bool = False,
+def rule(family: str, names: Iterable[str] | str, *, strides: bool = False, outputs: bool = False,
          waits: Callable[[Call], bool] | bool = False,
          transfers: bool = False) -> Callable[[Pricing], Pricing]:  # fmt: skip
-    """Registers a function as the rule of operators; names may be one text, separated by spaces."""
+    """Registers a function as the rule of operators; names may be one text, separated by spaces.
+
+    Fields as in Rule; where the host waits, or strides matter, the results' shapes do too.
+    """
+    outputs = outputs or strides or waits is not False
 
     def register(function: Pricing) -> Pricing:
         for name in names.split() if isinstance(names, str) else names:
             assert name not in RULES, f"two rules for {name}"
             doc = (function.__doc__ or "").strip()
-            RULES[name] = Rule(family, function, False, strides, arguments, waits, transfers, doc)
+            RULES[name] = Rule(family, function, False, strides, outputs, waits, transfers, doc)
         return function
 
     return register
@@ -103,7 +108,7 @@ def price_by_bytes(call: Call) -> list[Profile]:
     return [Profile(call.name, "unknown", bytes_read=reads, bytes_written=writes, basis="bytes only")]
 
 
-UNKNOWN = Rule("unknown", price_by_bytes, strides=False, arguments=False)
+UNKNOWN = Rule("unknown", price_by_bytes, outputs=True)
 
 
 @cache

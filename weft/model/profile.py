@@ -46,8 +46,8 @@ class Profile:
 
     name: what the kernel is called in traces. family: one of FAMILIES. flops: by pipe (PIPES), a fused multiply-add
     counts 2. bytes_read, bytes_written: traffic with device memory, each byte once. blocks, threads: the launch shape,
-    0 where the library chooses. gemm: (batch, m, n, k) of products. parallelism: independent work items, 0 where the
-    bytes say it. registers per thread and shared_bytes per block, where known. basis: what the counts rest on:
+    0 where the library chooses. gemm: (batch, m, n, k) of products. registers per thread and shared_bytes per block,
+    where known. access: how memory is reached, "stream", "strided" or "random". basis: what the counts rest on:
     "shapes", "bytes only", "rough estimate".
     """
 
@@ -62,7 +62,7 @@ class Profile:
     gemm: tuple[int, int, int, int] | None = None
     registers: int = 0
     shared_bytes: int = 0
-    access: str = "stream"  # how memory is reached: "stream", "strided", "random"
+    access: str = "stream"
     basis: str = "shapes"
 
     def __post_init__(self) -> None:

@@ -152,7 +152,7 @@ class KernelLaunch:
     """A compiled kernel with its launch shape.
 
     flops by pipe as in Profile.flops; bytes from and to device memory; threads per block; registers per thread;
-    shared_bytes per block. basis says what the counts rest on.
+    shared_bytes per block. instructions: of all warps. basis says what the counts rest on.
     """
 
     name: str
@@ -164,7 +164,6 @@ class KernelLaunch:
     instructions: float = 0.0
     bytes_read: float = 0.0
     bytes_written: float = 0.0
-    front_end: str = ""
     basis: str = "rough estimate"
 
 

@@ -47,7 +47,12 @@ def report_run(chip: Chip, devices: int = 1, *, chips: Sequence[Chip] = (), summ
             wall = time.perf_counter() - start
             # A front end may have put another timeline in the first one's place.
             last = timelines.stop() or timeline
-            _report(last, timelines.load_timelines(directory), wall, chips, summary, json_file, trace_file)
+            children = timelines.load_timelines(directory)
+            try:
+                _report(last, children, wall, chips, summary, json_file, trace_file)
+            except Exception as error:  # the program's own outcome stands all the same
+                text = f"weft: this run cannot be reported, a mistake of Weft's: {type(error).__name__}: {error}"
+                make_console(stderr=True).print(text, markup=False, soft_wrap=True)
 
 
 def _check_writable(path: str) -> None:

@@ -90,6 +90,8 @@ def reload_cuda(torch: ModuleType) -> None:
     for name in ("streams", "graphs", "memory", "nvtx", "random"):
         importlib.reload(sys.modules[f"torch.cuda.{name}"])
     importlib.reload(torch.cuda)
+    del sys.modules["torch.backends.cudnn"]
+    torch.backends.cudnn = importlib.import_module("torch.backends.cudnn")
 
 
 def attach(torch: ModuleType) -> None:

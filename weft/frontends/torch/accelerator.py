@@ -9,12 +9,10 @@ import torch
 from weft.frontends.torch import bindings
 from weft.frontends.torch.gpus import StreamState, find_gpu
 from weft.frontends.torch.layout import CUDA
-from weft.frontends.torch.streams import CudaEventBase, CudaStreamBase, synchronize_device
+from weft.frontends.torch.streams import CudaEventBase, CudaStreamBase, guard_set_stream, synchronize_device
 
 _C = torch._C
 _Stream, _Event = _C.Stream, _C.Event
-# The guard's own functions, which the front end goes on using.
-_set_stream = _C._accelerator_setStream
 
 
 class _Kind(type):
@@ -79,7 +77,7 @@ def get_stream(index: int) -> Any:
 def set_stream(stream: Any) -> None:
     if stream.stream_id:
         StreamState.used = True
-    _set_stream(_Stream(stream_id=stream.stream_id, device_index=stream.device_index, device_type=CUDA))
+    guard_set_stream(_Stream(stream_id=stream.stream_id, device_index=stream.device_index, device_type=CUDA))
     _C._accelerator_setDeviceIndex(stream.device_index)
 
 
@@ -106,6 +104,7 @@ def patch_accelerator() -> None:
     """Puts the functions in place of those that the guard for tests lacks."""
     for name, function in {
         "_accelerator_synchronizeDevice": synchronize, "_accelerator_setStream": set_stream,
+        "_accelerator_getStream": get_stream,
         "_accelerator_getDeviceCapability": get_capability, "_accelerator_emptyCache": bindings.empty_cache,
         "_accelerator_emptyHostCache": _do_nothing, "_host_emptyCache": _do_nothing,
         "_accelerator_isAllocatorInitialized": is_allocator_initialised,
@@ -114,11 +113,5 @@ def patch_accelerator() -> None:
         "_accelerator_resetPeakStats": bindings.reset_peak_memory_stats,
     }.items():  # fmt: skip
         setattr(_C, name, function)
-    torch.accelerator.current_stream = _current_stream
     torch.Stream, torch.Event = Stream, Event
     assert issubclass(CudaStreamBase, _Stream) and issubclass(CudaEventBase, _Event)
-
-
-def _current_stream(device: Any = None, /) -> Any:
-    """torch.accelerator.current_stream."""
-    return torch.cuda.current_stream(device)

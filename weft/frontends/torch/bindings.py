@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from weft.frontends.torch import graphs, streams
-from weft.frontends.torch.gpus import find_gpu, gpus, invalid_ordinal
+from weft.frontends.torch.gpus import GpuState, find_gpu, gpus, invalid_ordinal, refuse_after_fork
 from weft.frontends.torch.nvtx import nvtx
 from weft.frontends.torch.properties import CudaDeviceProperties, architectures
 from weft.frontends.torch.random import make_default_generators
-from weft.frontends.torch.recording import current_timeline
+from weft.frontends.torch.recording import current_timeline, recorder
 
 _C = torch._C
 CUDA_VERSION = 13000  # the CUDA runtime that torch reports: major * 1000 + minor * 10
@@ -57,9 +57,17 @@ def initialise() -> None:
         raise RuntimeError(
             "No CUDA GPUs are available"
         )
+    if not BindingState.process:
+        os.register_at_fork(after_in_child=refuse_in_child)
     BindingState.process = os.getpid()
     torch.cuda.default_generators = make_default_generators()
     torch.cuda._get_device_properties = get_device_properties
+
+
+def refuse_in_child() -> None:
+    """In a forked child whose parent used CUDA: every use of the devices raises, as with a real GPU."""
+    GpuState.forked = True
+    recorder.replace(refuse_after_fork)
 
 
 _properties: dict[int, CudaDeviceProperties] = {}

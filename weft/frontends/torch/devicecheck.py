@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from weft.frontends.torch.gpus import gpus, invalid_ordinal
+from weft.frontends.torch.gpus import GpuState, gpus, invalid_ordinal, refuse_after_fork
 from weft.frontends.torch.tensors import Tensor, make_twin
 
 # Operators that take CPU tensors beside CUDA ones: indices may be on the host.
@@ -116,6 +116,8 @@ def _argument_name(operator: str, tensor: Tensor, tensors: Any) -> str:
 
 def factory_device(device: Any, tensors: Any) -> int:
     """The index of the device that a factory's result goes to. Raises torch.AcceleratorError for one not there."""
+    if GpuState.forked:
+        refuse_after_fork()
     if device is None:
         for tensor in _flatten(tensors):
             if isinstance(tensor, Tensor) and tensor.is_cuda:

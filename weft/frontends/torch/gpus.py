@@ -30,6 +30,8 @@ class Gpu:
 
 
 gpus: list[Gpu] = []
+# The device guard's own function; torch.accelerator gets one that returns CUDA streams.
+guard_stream = torch._C._accelerator_getStream
 
 
 class StreamState:
@@ -42,7 +44,7 @@ def current_stream(index: int) -> int:
     """The id of the calling thread's current stream on a device; 0 is the default stream."""
     if not StreamState.used:
         return 0
-    return torch._C._accelerator_getStream(index).stream_id
+    return guard_stream(index).stream_id
 
 
 def make_gpus() -> list[Gpu]:
@@ -63,6 +65,20 @@ def find_gpu(index: int | None) -> Gpu:
     if not 0 <= index < len(gpus):
         raise invalid_ordinal()
     return gpus[index]
+
+
+class GpuState:
+    """forked: whether this process is a forked child of one that had used CUDA."""
+
+    forked = False
+
+
+def refuse_after_fork(*args: Any) -> None:
+    """Raises what PyTorch does for CUDA in a forked child."""
+    raise RuntimeError(
+        "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must use the 'spawn' "
+        "start method"
+    )
 
 
 def invalid_ordinal() -> Exception:

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from weft.frontends.torch import accelerator, inductor, storages, tensortypes
+from weft.frontends.torch import accelerator, compiler, storages, tensortypes
 from weft.frontends.torch.bindings import CUDA_VERSION
 from weft.frontends.torch.random import Generator
-from weft.frontends.torch.tensors import Tensor
+from weft.frontends.torch.recording import current_timeline
+from weft.frontends.torch.tensors import Tensor, to_host
 
 _C = torch._C
 
@@ -25,10 +26,11 @@ def apply_patches(libraries: list[Any]) -> None:
     storages.patch_storages(libraries)
     accelerator.patch_accelerator()
     tensortypes.add_tensor_types()
-    inductor.prepare_inductor()
+    compiler.prepare_compiler()
     for name, function in {
         "_broadcast": broadcast, "_broadcast_out": broadcast_out, "_broadcast_coalesced": broadcast_coalesced,
-        "_scatter": scatter, "_scatter_out": scatter_out, "_gather": gather, "_gather_out": gather_out,
+        "_nccl_all_reduce": nccl_all_reduce, "_nccl_reduce": nccl_reduce, "_nccl_broadcast": nccl_broadcast,
+        "_nccl_all_gather": nccl_all_gather, "_nccl_reduce_scatter": nccl_reduce_scatter, "_scatter": scatter, "_scatter_out": scatter_out, "_gather": gather, "_gather_out": gather_out,
     }.items():  # fmt: skip
         setattr(_C, name, function)
 
@@ -78,3 +80,59 @@ def gather_out(tensors: list[Tensor], out: Tensor, dim: int) -> Tensor:
 def _device(index: int) -> Any:
     return torch.device("cuda", index)
 
+
+# ---------------------------------------------------------------- torch.cuda.nccl: collectives within one process
+def _reduce_all(inputs: list[Tensor], op: int) -> Tensor:
+    """The sum, product, minimum, maximum or mean (ncclRedOp_t 0 to 4) of one tensor per device, on the host."""
+    with _C.DisableTorchFunction(), torch.no_grad():
+        whole = torch.stack([to_host(tensor) for tensor in inputs])
+        kind = whole.dtype
+        if op == 0:
+            return whole.sum(0, dtype=kind)
+        if op == 1:
+            return whole.prod(0, dtype=kind)
+        if op in (2, 3):
+            return whole.amax(0) if op == 2 else whole.amin(0)
+        return whole.mean(0)
+
+
+def _note_collective(kind: str, tensors: list[Tensor], size: int) -> None:
+    timeline = current_timeline()
+    if timeline is not None:
+        timeline.collective(kind, size, len(tensors), device=[tensor.get_device() for tensor in tensors])
+
+
+def nccl_all_reduce(inputs: list[Tensor], outputs: list[Tensor], op: int, streams: Any = None,
+                    comms: Any = None) -> None:  # fmt: skip
+    found = _reduce_all(inputs, op)
+    _note_collective("all_reduce", inputs, found.nbytes)
+    for output in outputs:
+        to_host(output).copy_(found)
+
+
+def nccl_reduce(inputs: list[Tensor], output: Tensor, root: int, op: int, streams: Any = None,
+                comms: Any = None) -> None:  # fmt: skip
+    _note_collective("reduce", inputs, output.nbytes)
+    to_host(output).copy_(_reduce_all(inputs, op))
+
+
+def nccl_broadcast(inputs: list[Tensor], root: int, streams: Any = None, comms: Any = None) -> None:
+    _note_collective("broadcast", inputs, inputs[root].nbytes)
+    for tensor in inputs:
+        if tensor is not inputs[root]:
+            to_host(tensor).copy_(to_host(inputs[root]))
+
+
+def nccl_all_gather(inputs: list[Tensor], outputs: list[Tensor], streams: Any = None, comms: Any = None) -> None:
+    found = torch.cat([to_host(tensor).flatten() for tensor in inputs])
+    _note_collective("all_gather", inputs, found.nbytes)
+    for output in outputs:
+        to_host(output).view(-1).copy_(found)
+
+
+def nccl_reduce_scatter(inputs: list[Tensor], outputs: list[Tensor], op: int, streams: Any = None,
+                        comms: Any = None) -> None:  # fmt: skip
+    found = _reduce_all(inputs, op).flatten()
+    _note_collective("reduce_scatter", inputs, found.nbytes)
+    for output, part in zip(outputs, found.chunk(len(outputs))):
+        to_host(output).view(-1).copy_(part)

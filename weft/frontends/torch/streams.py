@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from weft.frontends.torch.gpus import StreamState, find_gpu
+from weft.frontends.torch.gpus import StreamState, find_gpu, guard_stream
 from weft.frontends.torch.layout import CUDA
 from weft.frontends.torch.recording import current_timeline
 
 _C = torch._C
+guard_set_stream = _C._accelerator_setStream
 POOL_SIZE = 32  # streams per priority; PyTorch hands them out in turn
 _pools: dict[tuple[int, bool], itertools.count] = {}
 _event_numbers = itertools.count(1)
@@ -30,7 +31,7 @@ def _next_stream(index: int, high: bool) -> int:
 def current_stream_data(index: int) -> tuple[int, int, int]:
     """torch._C._cuda_getCurrentStream: (stream id, device index, device type)."""
     index = find_gpu(index).index
-    return (_C._accelerator_getStream(index).stream_id, index, CUDA)
+    return (guard_stream(index).stream_id, index, CUDA)
 
 
 def default_stream_data(index: int) -> tuple[int, int, int]:
@@ -43,7 +44,7 @@ def external_stream_data(pointer: int, index: int) -> tuple[int, int, int]:
 
 def current_raw_stream(index: int) -> int:
     """torch._C._cuda_getCurrentRawStream: what kernels are launched on."""
-    return _C._accelerator_getStream(index).stream_id if StreamState.used else 0
+    return guard_stream(index).stream_id if StreamState.used else 0
 
 
 def set_stream(stream_id: int, device_index: int, device_type: int) -> None:
@@ -51,7 +52,7 @@ def set_stream(stream_id: int, device_index: int, device_type: int) -> None:
     if stream_id:
         StreamState.used = True
     if StreamState.used:
-        _C._accelerator_setStream(
+        guard_set_stream(
             torch._C.Stream(stream_id=stream_id, device_index=device_index, device_type=device_type)
         )
     _C._accelerator_setDeviceIndex(device_index)

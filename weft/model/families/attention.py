@@ -27,6 +27,8 @@ def _attention(call: Call, q: Operand, k: Operand, v: Operand, causal: bool, *, 
     pipe = matrix_pipe(q.dtype, call.tf32_matmul)
     special = ("sfu", pairs * (2 if factor > 1 else 1))
     blocks = batch * heads * -(-rows // 128)
+    if rows <= 128 and factor == 1.0:  # few queries: the keys are divided too (flash decoding)
+        blocks *= -(-columns // 256)
     return Profile(name, "attention", ((pipe, flops), special), bytes_read, bytes_written, blocks=blocks, threads=128)
 
 
@@ -39,21 +41,21 @@ def _forward(call: Call, causal_at: int, heads_first: bool) -> Profile:
     )  # fmt: skip
 
 
-@rule("attention", "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu", arguments=True)
+@rule("attention", "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu")
 def price_flash(call: Call) -> Profile:
     """(q, k, v, dropout_p, is_causal, ...)"""
     return _forward(call, 4, True)
 
 
 @rule("attention", "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
-      "_scaled_dot_product_fused_attention_overrideable", arguments=True)  # fmt: skip
+      "_scaled_dot_product_fused_attention_overrideable")  # fmt: skip
 def price_efficient(call: Call) -> Profile:
     """(q, k, v, attn_bias, compute_log_sumexp, dropout_p, is_causal, ...)"""
     base = call.name.rpartition("::")[2].partition(".")[0]
     return _forward(call, 5 if "overrideable" in base else 6, True)
 
 
-@rule("attention", "scaled_dot_product_attention", arguments=True)
+@rule("attention", "scaled_dot_product_attention")
 def price_composite(call: Call) -> Profile:
     """scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal)"""
     q, k, v = call.inputs[:3]
@@ -64,7 +66,7 @@ def price_composite(call: Call) -> Profile:
 
 
 @rule("attention", "_flash_attention_forward _flash_attention_forward_no_dropout_inplace _efficient_attention_forward "
-      "_cudnn_attention_forward", arguments=True)  # fmt: skip
+      "_cudnn_attention_forward")  # fmt: skip
 def price_lengths_first(call: Call) -> Profile:
     """The kernels beneath: [batch, length, heads, width]"""
     q, k, v = call.inputs[:3]
@@ -90,32 +92,32 @@ def _backward(call: Call, causal: bool, heads_first: bool) -> list[Profile]:
     return [first, main]
 
 
-@rule("attention", "_scaled_dot_product_flash_attention_backward", arguments=True)
+@rule("attention", "_scaled_dot_product_flash_attention_backward")
 def price_flash_backward(call: Call) -> list[Profile]:
     """(grad, q, k, v, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, ...)"""
     return _backward(call, bool(call.argument(11, "is_causal", False)), True)
 
 
-@rule("attention", "_scaled_dot_product_flash_attention_for_cpu_backward", arguments=True)
+@rule("attention", "_scaled_dot_product_flash_attention_for_cpu_backward")
 def price_flash_cpu_backward(call: Call) -> list[Profile]:
     """(grad, q, k, v, out, logsumexp, dropout_p, is_causal)"""
     return _backward(call, bool(call.argument(7, "is_causal", False)), True)
 
 
-@rule("attention", "_scaled_dot_product_efficient_attention_backward", arguments=True)
+@rule("attention", "_scaled_dot_product_efficient_attention_backward")
 def price_efficient_backward(call: Call) -> list[Profile]:
     """(grad, q, k, v, attn_bias, out, logsumexp, philox_seed, philox_offset, dropout_p, grad_input_mask, is_causal)"""
     return _backward(call, bool(call.argument(11, "is_causal", False)), True)
 
 
 @rule("attention", "_scaled_dot_product_cudnn_attention_backward "
-      "_scaled_dot_product_fused_attention_overrideable_backward", arguments=True)  # fmt: skip
+      "_scaled_dot_product_fused_attention_overrideable_backward")  # fmt: skip
 def price_cudnn_backward(call: Call) -> list[Profile]:
     """(grad, q, k, v, out, logsumexp, philox_seed, philox_offset, attn_bias, ...)"""
     return _backward(call, bool(call.kwargs.get("is_causal", any(value is True for value in call.inputs))), True)
 
 
-@rule("attention", "_flash_attention_backward _efficient_attention_backward _cudnn_attention_backward", arguments=True)
+@rule("attention", "_flash_attention_backward _efficient_attention_backward _cudnn_attention_backward")
 def price_lengths_first_backward(call: Call) -> list[Profile]:
     """The kernels beneath: [batch, length, heads, width]"""
     return _backward(call, bool(call.kwargs.get("is_causal", any(value is True for value in call.inputs))), False)

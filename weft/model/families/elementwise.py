@@ -62,7 +62,6 @@ for _count, _names in SPECIAL.items():
     "pointwise",
     "binary_cross_entropy binary_cross_entropy_with_logits smooth_l1_loss huber_loss soft_margin_loss "
     "binary_cross_entropy_backward soft_margin_loss_backward kl_div poisson_nll_loss",
-    arguments=True,
 )
 def price_loss(call: Call) -> list[Profile]:
     """Element by element; where the result is smaller a sum follows"""

@@ -48,6 +48,7 @@ def price_copy(call: Call) -> Profile:
     "linspace logspace scalar_tensor tril_indices triu_indices _efficientzerotensor fill_diagonal bartlett_window "
     "blackman_window hamming_window hann_window kaiser_window fft_fftfreq fft_rfftfreq _fill_mem_eff_dropout_mask_ "
     "_new_zeros_with_same_feature_meta",
+    outputs=True,
 )
 def price_fill(call: Call) -> Profile:
     """Written once"""

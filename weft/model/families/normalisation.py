@@ -58,7 +58,6 @@ def price_groups_backward(call: Call) -> list[Profile]:
     "normalisation",
     "native_batch_norm cudnn_batch_norm _native_batch_norm_legit _batch_norm_with_update "
     "_native_batch_norm_legit_functional _batch_norm_with_update_functional miopen_batch_norm",
-    arguments=True,
 )
 def price_batch(call: Call) -> Profile:
     """In training x is read for its moments and again for scaling; in evaluation once"""

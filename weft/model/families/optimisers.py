@@ -6,10 +6,8 @@ A kernel of multi_tensor_apply takes at most 320 chunks of 65,536 elements and, 
 
 from __future__ import annotations
 
-import re
-
-from weft.model.families.shapes import operands_of, total_bytes, writes
-from weft.model.operators import RULES, rule
+from weft.model.families.shapes import total_bytes, writes
+from weft.model.operators import rule
 from weft.model.profile import Profile
 from weft.model.work import Call
 
@@ -76,13 +74,3 @@ def price_foreach(call: Call) -> Profile:
         kernels += 1  # partial results are combined
     return Profile("foreach", "optimiser", (("fp32", 2.0 * sum(sizes) / kernels),), read / kernels, written / kernels,
                    kernels)  # fmt: skip
-
-
-def is_foreach(name: str) -> bool:
-    """Whether a rule is one of this module's."""
-    return bool(re.fullmatch(r"_(foreach|fused)_\w+", name)) and name in RULES
-
-
-def sizes_of(call: Call) -> list[int]:
-    """Element counts of the call's tensors."""
-    return [operand.count for operand in operands_of(call.inputs)]

@@ -19,6 +19,7 @@ RADIX_BITS = 8
     "normal uniform bernoulli random exponential geometric cauchy log_normal rand randn randint rand_like "
     "randn_like randint_like normal_functional poisson binomial _standard_gamma _sample_dirichlet _philox_normal "
     "_philox_uniform _philox_key_split _philox_key_fold_in _cudnn_init_dropout_state",
+    outputs=True,
 )
 def price_random(call: Call) -> Profile:
     """Philox makes four numbers in about 60 integer operations; most distributions add a special function or two"""
@@ -46,7 +47,7 @@ def price_multinomial(call: Call) -> list[Profile]:
     ]
 
 
-@rule("random", "randperm")
+@rule("random", "randperm", outputs=True)
 def price_randperm(call: Call) -> list[Profile]:
     """Random keys, sorted"""
     out = call.results()[0]
@@ -69,7 +70,7 @@ def _sort(x: Operand, row: int, rows: int) -> list[Profile]:
     return [histogram, one]
 
 
-@rule("sort", "sort argsort msort", arguments=True)
+@rule("sort", "sort argsort msort")
 def price_sort(call: Call) -> list[Profile]:
     """sort(x, dim)"""
     x = call.inputs[0]
@@ -85,7 +86,7 @@ def _row(call: Call, x: Operand) -> int:
     return x.shape[dim]
 
 
-@rule("sort", "topk kthvalue mode median nanmedian", arguments=True)
+@rule("sort", "topk kthvalue mode median nanmedian")
 def price_select(call: Call) -> list[Profile]:
     """Radix selection reads the rows once per digit of 8 bits; topk sorts the few that it found"""
     x = call.inputs[0]

@@ -64,7 +64,7 @@ def recurrent_layers(name: str, x: Operand, gates: int, hidden: int, layers: int
     return found
 
 
-@rule("rnn", "_cudnn_rnn miopen_rnn", arguments=True)
+@rule("rnn", "_cudnn_rnn miopen_rnn")
 def price_cudnn_rnn(call: Call) -> list[Profile]:
     """(input, weights, weight_stride0, weight_buf, hx, cx, mode, hidden, proj, layers, batch_first, dropout, train,
     bidirectional, batch_sizes, dropout_state)"""
@@ -78,7 +78,7 @@ def price_cudnn_rnn(call: Call) -> list[Profile]:
                             call.tf32_convolution)  # fmt: skip
 
 
-@rule("rnn", "_cudnn_rnn_backward miopen_rnn_backward", arguments=True)
+@rule("rnn", "_cudnn_rnn_backward miopen_rnn_backward")
 def price_cudnn_rnn_backward(call: Call) -> list[Profile]:
     """(input, weights, weight_stride0, weight_buf, hx, cx, output, grad_output, grad_hy, grad_cy, mode, hidden, proj,
     layers, batch_first, dropout, train, bidirectional, ...)"""
@@ -88,7 +88,7 @@ def price_cudnn_rnn_backward(call: Call) -> list[Profile]:
                             bool(batch_first), call.tf32_convolution, 2.0)  # fmt: skip
 
 
-@rule("rnn", "lstm gru rnn_tanh rnn_relu quantized_lstm quantized_gru", arguments=True)
+@rule("rnn", "lstm gru rnn_tanh rnn_relu quantized_lstm quantized_gru")
 def price_recurrent(call: Call) -> list[Profile]:
     """lstm(input, hx, params, has_biases, layers, dropout, train, bidirectional, batch_first), or with batch_sizes
     after the input"""
@@ -108,7 +108,7 @@ def price_recurrent(call: Call) -> list[Profile]:
                             call.tf32_convolution)  # fmt: skip
 
 
-@rule("rnn", "mkldnn_rnn_layer", arguments=True)
+@rule("rnn", "mkldnn_rnn_layer")
 def price_layer(call: Call) -> list[Profile]:
     """(input, w_input, w_hidden, bias, bias, hx, cx, reverse, batch_sizes, mode, hidden, layers, ...): one layer"""
     x, weight = call.inputs[0], call.inputs[2]
@@ -116,7 +116,7 @@ def price_layer(call: Call) -> list[Profile]:
     return recurrent_layers("rnn", x, weight.shape[0] // hidden, hidden, 1, 1, False, call.tf32_convolution)
 
 
-@rule("rnn", "mkldnn_rnn_layer_backward", arguments=True)
+@rule("rnn", "mkldnn_rnn_layer_backward")
 def price_layer_backward(call: Call) -> list[Profile]:
     """(input, w_input, w_hidden, ...): one layer, two products for each forward"""
     x = call.inputs[0]

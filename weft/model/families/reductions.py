@@ -109,7 +109,6 @@ def price_ctc(call: Call) -> Profile:
     "adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d "
     "quantized_max_pool1d quantized_max_pool2d quantized_max_pool3d mkldnn_max_pool2d mkldnn_max_pool3d "
     "mkldnn_adaptive_avg_pool2d",
-    arguments=True,
 )
 def price_pool(call: Call) -> Profile:
     """The input is read once (overlapping windows meet in the cache); kernel size operations per output"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from weft.model.families.shapes import COMPLEX, complex_factor, matrix_pipe, plain_pipe, reads, writes
+from weft.model.families.shapes import complex_factor, matrix_pipe, plain_pipe, reads, writes
 from weft.model.operators import rule
 from weft.model.profile import Profile
 from weft.model.work import Call, Operand
@@ -25,7 +25,7 @@ CUBIC = {
 TWO_SIDED = ("_linalg_svd", "_linalg_eigh", "_linalg_eigvals", "linalg_eig", "linalg_eigvals", "linalg_pinv")
 
 
-@rule("fft", "_fft_c2c _fft_r2c _fft_c2r", arguments=True)
+@rule("fft", "_fft_c2c _fft_r2c _fft_c2r")
 def price_fft(call: Call) -> list[Profile]:
     """_fft_c2c(x, dims, ...): 5 n log2(n) operations per complex line, half for real ones; one pass over memory for
     each 4,096 points of a line"""
@@ -63,7 +63,7 @@ def factorise(x: Operand, factor: float, two_sided: bool, bytes_read: float, byt
     pipe = plain_pipe(x.dtype)
     if small <= PANEL:
         return [Profile("batched_factorisation", "linalg", ((pipe, flops),), bytes_read, bytes_written)]
-    steps = math.ceil(small / PANEL) * (1 if batch > 1 else 1)
+    steps = math.ceil(small / PANEL)
     if two_sided:
         traffic = batch * small * large * x.itemsize / 2  # the trailing matrix, on average half
         return [
@@ -112,6 +112,3 @@ def price_linear_solve(call: Call) -> list[Profile]:
 def price_unpack(call: Call) -> Profile:
     """Triangles are copied out"""
     return Profile("lu_unpack", "linalg", (), reads(call), writes(call))
-
-
-assert set(COMPLEX) == {"complex128", "complex64", "complex32"}

@@ -1,12 +1,10 @@
-"""torch.compile with Inductor: settings that make its generated Triton code run through Weft's driver for Triton.
-
-Inductor is imported long after torch, so the settings are made when its config module has run.
-"""
+"""torch.compile: what Dynamo and Inductor must know of the front end, told when they are imported, long after torch."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -14,11 +12,9 @@ from typing import Any
 
 import torch
 
-_CONFIG = "torch._inductor.config"
 
-
-def configure(config: Any) -> None:
-    """The settings. config: torch._inductor.config."""
+def configure_inductor(config: Any) -> None:
+    """Settings for torch._inductor.config: its Triton code runs through Weft's driver for Triton."""
     # Inductor's own launcher loads machine code, of which there is none.
     config.use_static_cuda_launcher = False
     # Kernels are compiled in this process, where the driver is; its workers would each import everything again.
@@ -27,9 +23,22 @@ def configure(config: Any) -> None:
     config.triton.cudagraph_trees = False
 
 
-class _ConfiguringLoader(Loader):
-    def __init__(self, loader: Loader):
-        self._loader = loader
+def skip_own_files(trace_rules: Any) -> None:
+    """Lets Dynamo leave the front end's own Python functions alone, kernels of operators among them."""
+    trace_rules.add("weft")
+
+
+_WAITING: dict[str, Callable[[Any], None]] = {
+    "torch._inductor.config": configure_inductor,
+    "torch._dynamo.trace_rules": skip_own_files,
+}
+
+
+class _CallingLoader(Loader):
+    """Runs a module with its own loader, then calls a function with it."""
+
+    def __init__(self, loader: Loader, function: Callable[[Any], None]):
+        self._loader, self._function = loader, function
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -39,17 +48,19 @@ class _ConfiguringLoader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        configure(module)
+        self._function(module)
 
 
-class _ConfigFinder(MetaPathFinder):
+class _Finder(MetaPathFinder):
+    """Lets the other finders find the modules that are waited for."""
+
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        if fullname != _CONFIG:
+        function = _WAITING.pop(fullname, None)
+        if function is None:
             return None
-        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _ConfiguringLoader(spec.loader)
+            spec.loader = _CallingLoader(spec.loader, function)
         return spec
 
 
@@ -66,12 +77,13 @@ def set_cached_tensors_enabled(enabled: bool) -> None:
     """torch._C._set_cached_tensors_enabled: imported by name only."""
 
 
-def prepare_inductor() -> None:
-    """Waits for Inductor; gives it what a CPU build lacks."""
+def prepare_compiler() -> None:
+    """Waits for Dynamo and Inductor; gives them what a CPU build lacks."""
     torch._C._cuda_CUDAAllocator_AllocatorState = AllocatorState
     torch._C._set_cached_tensors_enabled = set_cached_tensors_enabled
     torch._C._dynamo.guards._empty_strided_cuda = empty_strided_cuda
-    if _CONFIG in sys.modules:
-        configure(sys.modules[_CONFIG])
-    else:
-        sys.meta_path.insert(0, _ConfigFinder())
+    for name in list(_WAITING):
+        if name in sys.modules:
+            _WAITING.pop(name)(sys.modules[name])
+    if _WAITING:
+        sys.meta_path.insert(0, _Finder())
