@@ -4,6 +4,7 @@ other blocks; and how warps that wait give way."""
 from __future__ import annotations
 
 import random
+import re
 import struct
 
 import numpy as np
@@ -218,7 +219,8 @@ def test_deadlock_names_the_object(gpu):
         run(gpu, body, threads=64, interpreter=False)
     text = str(caught.value)
     assert "block (0, 0, 0) warp 0 waits at PTX line" in text and "warp 1 waits" in text
-    assert "for the mbarrier bar (shared address 0x8): phase 0 is not over, 2 of 3 arrivals and 96 bytes are missing" in text
+    words = r"for the mbarrier bar \(shared address 0x\d\): phase 0 is not over, 2 of 3 arrivals and 96 bytes are missing"
+    assert len(re.findall(words, text)) == 2
 
 
 def test_spinning_on_memory_is_no_wait_for_an_object(gpu):

@@ -86,7 +86,7 @@ class Machine:
             grid_z=shape[2], params=self.cells.ctypes.data, shared_bytes=256, local_bytes=8, **fields,
         )  # fmt: skip
         stride = self.layout["stride"]
-        memory = np.full((workers, 2048 * stride + 64), 0xAB, np.uint8)  # dirty on purpose
+        memory = self.memory = np.full((workers, 2048 * stride + 64), 0xAB, np.uint8)  # dirty on purpose
         self.workers = []
         self.requests = 0
 

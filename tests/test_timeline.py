@@ -272,6 +272,15 @@ def test_tf32_switch_changes_the_price(timeline: Timeline) -> None:
     assert slow.seconds > 4 * fast.seconds
 
 
+def test_tf32_switch_is_asked_for(timeline: Timeline) -> None:
+    a, allowed = Tensor(64, 64), [False]
+    timeline.tf32_source = lambda: (allowed[0], False)
+    timeline.operator("aten::mm", (a, a), a)
+    allowed[0] = True
+    timeline.operator("aten::mm", (a, a), a)
+    assert [item.tf32_matmul for item in timeline.work] == [False, True]
+
+
 def test_pricing_in_pieces_equals_pricing_at_once() -> None:
     whole, parts = Timeline("a100"), Timeline("a100")
     for timeline in (whole, parts):

@@ -100,8 +100,8 @@ def test_memory_runs_out_and_comes_back() -> None:
     torch.cuda.set_per_process_memory_fraction(0.001)
     try:
         kept = []
-        with pytest.raises(torch.OutOfMemoryError, match=r"CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a "
-                           r"total capacity of 80.00 GiB of which .* allowed; Of the allocated memory"):  # fmt: skip
+        with pytest.raises(torch.OutOfMemoryError, match=r"CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has "
+                           r"a total capacity of 80.00 GiB of which .* allowed; Of the allocated memory"):  # fmt: skip
             while True:
                 kept.append(torch.empty(2 << 20, device="cuda"))
         assert len(kept) >= 8 and torch.cuda.memory_stats()["num_ooms"] >= 1

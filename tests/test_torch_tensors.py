@@ -20,7 +20,7 @@ def gpu() -> weft.Device:
 
 
 def cuda(*values: float) -> torch.Tensor:
-    return torch.tensor(values, device="cuda")
+    return torch.tensor(values, dtype=torch.float32, device="cuda")
 
 
 # ---------------------------------------------------------------- tensors
@@ -191,7 +191,7 @@ def test_tensors_on_two_devices() -> None:
         there @ here
     with pytest.raises(RuntimeError, match="got tensors is on cpu.*wrapper_CUDA_cat"):
         torch.cat((there, here))
-    with pytest.raises(RuntimeError, match=r"Input type \(torch.FloatTensor\) and weight type \(torch.cuda.FloatTensor"):
+    with pytest.raises(RuntimeError, match=r"Input type \(torch.FloatTensor\) and weight type \(torch.cuda"):
         torch.nn.Conv2d(1, 1, 1).cuda()(torch.randn(1, 1, 2, 2))
     with pytest.raises(RuntimeError, match="indices should be either on cpu or on the same device"):
         torch.ones(3)[torch.tensor([0], device="cuda")]

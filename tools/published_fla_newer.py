@@ -64,6 +64,7 @@ def normalised(function: Any) -> Any:
 
 def attention(ops: Any) -> list[Case]:
     from fla.ops.attnres.naive import naive_attnres
+    from fla.ops.cyfa.naive import naive_recurrent_cyfa
     from fla.ops.utils.sinkhorn import naive_sinkhorn, sinkhorn
 
     def residuals() -> dict[str, Any]:
@@ -82,11 +83,21 @@ def attention(ops: Any) -> list[Case]:
         return {"q": normal(1, time, 16, D), "k": normal(1, time, 1, D), "v": normal(1, time, 1, D),
                 "g_slc": torch.rand(1, time, 16), "block_indices": chosen}  # fmt: skip
 
+    def cyclic() -> dict[str, Any]:
+        return {**qkv(), "g": gate(B, T, H), "delta": torch.randn(B, T, H) * 0.1, "beta": fraction(B, T, H),
+                "readout": torch.randn(H, 15, 15) * 0.2, "q_norm_weight": torch.rand(D) + 0.5,
+                "k_norm_weight": torch.rand(D) + 0.5}  # fmt: skip
+
+    norms = {"q_norm_eps": 1e-6, "k_norm_eps": 1e-6}
     sparse = {"block_counts": 2, "block_size": 32, "window_size": 0}
     return [
         Case("fused_attnres", residuals, ops.fused_attnres, naive_attnres, tolerance=0.02),
         Case("parallel_wall_attn", wall, first(ops.parallel_wall_attn), wall_attention),
         Case("parallel_nsa", blocks, first(ops.parallel_nsa, **sparse), selected_attention),
+        Case("chunk_cyfa", cyclic, first(ops.chunk_cyfa, **norms), first(naive_recurrent_cyfa, **norms),
+             tolerance=0.02),
+        Case("fused_recurrent_cyfa", cyclic, first(ops.fused_recurrent_cyfa, **norms),
+             first(naive_recurrent_cyfa, **norms), False),
         Case("sinkhorn", lambda: {"logits": torch.randn(B, T, 5, 5)}, sinkhorn, naive_sinkhorn),
     ]  # fmt: skip
 

@@ -30,7 +30,7 @@ from weft.chips import Chip, find_chip
 from weft.errors import InvalidValueError
 from weft.model.clock import Clock, Span
 from weft.model.compiled import PendingLaunch, describe_launch, scalar_parameters
-from weft.model.operators import base_name, needs_of
+from weft.model.operators import MULTIPLYING, base_name, needs_of
 from weft.model.work import (
     Call,
     Collective,
@@ -102,6 +102,8 @@ class Timeline:
         self.dropped = 0
         # The stream on which launches run that name none; a front end with streams of its own puts its answer here.
         self.current_stream: Callable[[int], Hashable] = lambda device: 0
+        # Asked before products and convolutions whether f32 ones may use TF32: (products, convolutions).
+        self.tf32_source: Callable[[], tuple[bool, bool]] | None = None
         self._numbers: dict[Any, int] = {}
         self._lane_numbers: dict[tuple[int, Hashable], int] = {}
         self._log = array("q")
@@ -123,6 +125,9 @@ class Timeline:
         needs = needs_of(name)
         if needs.free or (needs.transfers and self._transfer(inputs, kwargs, stream)):
             return
+        if needs.family in MULTIPLYING and self.tf32_source is not None:
+            matmul, convolution = self.tf32_source()
+            self._modes = matmul | convolution << 1
         key: list[Any] = [name, self._modes]
         strides = needs.strides
         self._extend(key, inputs, strides)

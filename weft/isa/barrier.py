@@ -178,8 +178,8 @@ def mbarrier_address(b, operand, m):
 
 
 def shared_offset(b, address):
-    """The address in the cluster's shared memory of a generic one, 32 bits; all ones outside of it."""
-    return b.trunc(b.umin(b.sub(address, b.window("shared")), b.const(0xFFFFFFFF, 64)), 32)
+    """The address in the cluster's shared memory of a generic one, 32 bits; one that no memory has outside of it."""
+    return b.trunc(b.umin(b.sub(address, b.window("shared")), b.const(0xFFFFFFF8, 64)), 32)
 
 
 def _space(m) -> str:

@@ -39,6 +39,8 @@ class Rule:
     doc: str = ""
 
 
+# Families whose f32 kernels may run on tensor cores.
+MULTIPLYING = ("gemm", "convolution", "attention", "rnn")
 RULES: dict[str, Rule] = {}
 
 # Modules that register rules when they are imported.

@@ -295,15 +295,15 @@ class MemPool:
 
 
 def begin_allocate_to_pool(index: int, pool_id: tuple[int, int]) -> None:
-    find_gpu(index).allocator.begin_pool(tuple(pool_id), None)
+    find_gpu(index).allocator.begin_pool((pool_id[0], pool_id[1]), None)
 
 
 def end_allocate_to_pool(index: int, pool_id: tuple[int, int]) -> None:
-    find_gpu(index).allocator.end_pool(tuple(pool_id))
+    find_gpu(index).allocator.end_pool((pool_id[0], pool_id[1]))
 
 
 def release_pool(index: int, pool_id: tuple[int, int]) -> None:
-    find_gpu(index).allocator.release_pool(tuple(pool_id))
+    find_gpu(index).allocator.release_pool((pool_id[0], pool_id[1]))
 
 
 class CudaAllocator:

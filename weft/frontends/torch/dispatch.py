@@ -142,7 +142,7 @@ def write_kernel(entry: Entry, operator: Any, namespace: dict[str, Any], devices
     variable = {argument.name: f"a{place}" for place, argument in enumerate(named)}
     for argument in own:
         variable[argument.name] = argument.name + ("_" if keyword.iskeyword(argument.name) else "")
-    parameters = []
+    parameters: list[str] = []
     for argument in named:
         default = ""
         if argument.has_default_value():

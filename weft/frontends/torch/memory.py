@@ -488,7 +488,7 @@ class CachingAllocator:
             return [self._describe_segment(address, self.heads[address]) for address in sorted(self.heads)]
 
     def _describe_segment(self, address: int, head: Block) -> dict[str, Any]:
-        blocks = []
+        blocks: list[dict[str, Any]] = []
         block: Block | None = head
         while block is not None:
             blocks.append({

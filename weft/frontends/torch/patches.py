@@ -30,7 +30,8 @@ def apply_patches(libraries: list[Any]) -> None:
     for name, function in {
         "_broadcast": broadcast, "_broadcast_out": broadcast_out, "_broadcast_coalesced": broadcast_coalesced,
         "_nccl_all_reduce": nccl_all_reduce, "_nccl_reduce": nccl_reduce, "_nccl_broadcast": nccl_broadcast,
-        "_nccl_all_gather": nccl_all_gather, "_nccl_reduce_scatter": nccl_reduce_scatter, "_scatter": scatter, "_scatter_out": scatter_out, "_gather": gather, "_gather_out": gather_out,
+        "_nccl_all_gather": nccl_all_gather, "_nccl_reduce_scatter": nccl_reduce_scatter, "_scatter": scatter,
+        "_scatter_out": scatter_out, "_gather": gather, "_gather_out": gather_out,
     }.items():  # fmt: skip
         setattr(_C, name, function)
 

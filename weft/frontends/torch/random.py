@@ -13,7 +13,7 @@ import torch
 from weft.frontends.torch.gpus import find_gpu, gpus
 from weft.frontends.torch.layout import CPU, CUDA, device_code, generator_at
 
-_Base = torch._C.Generator
+_Base: Any = torch._C.Generator
 _KEYS_CHANGE = (
     torch._C.DispatchKeySet(torch._C.DispatchKey.CPU).raw_repr()
     ^ torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA).raw_repr()

@@ -71,6 +71,8 @@ _connected: list[Sink] = []
 
 def connect(renew: bool = False) -> None:
     """Lets the process's timeline hear of every operator; makes one where there is none, or a new one to renew it."""
+    import torch
+
     from weft.frontends.torch.gpus import StreamState, current_stream, gpus
 
     try:
@@ -82,6 +84,8 @@ def connect(renew: bool = False) -> None:
         timeline = timelines.start(gpus[0].chip, devices=len(gpus))
     operator = timeline.operator
     timeline.current_stream = lambda device: current_stream(device) if StreamState.used else 0
+    precision = torch._C._get_fp32_precision_getter
+    timeline.tf32_source = lambda: (precision("cuda", "matmul") == "tf32", precision("cuda", "conv") == "tf32")
     timeline.memory_sources[:] = [
         lambda: [(gpu.index, gpu.allocator.bytes_peak, gpu.allocator.reserved.peak) for gpu in gpus]
     ]

@@ -191,7 +191,8 @@ class _LazyKernel:
     __slots__ = ("find", "function", "key", "name")
 
     def __init__(self, name: str, key: str, find: Any):
-        self.name, self.key, self.find, self.function = name, key, find, None
+        self.name, self.key, self.find = name, key, find
+        self.function: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.function is None:

@@ -51,8 +51,8 @@ def _share_cuda(self: Any, *args: Any) -> Any:
 
 def patch_storages(libraries: list[Any]) -> None:
     """Puts the functions in place; registrations live in `libraries`."""
-    _Storage.__new__ = new_storage  # type: ignore[method-assign]
-    _Storage.resize_ = resize_  # type: ignore[method-assign]
+    _Storage.__new__ = new_storage
+    _Storage.resize_ = resize_
     _Storage._share_cuda_ = _share_cuda
     library = torch._C._dispatch_library("IMPL", "aten", "CPU", "", 0)
     library.impl("is_pinned", "CPU", is_pinned, False)

@@ -17,6 +17,8 @@ from weft.frontends.torch.recording import current_timeline
 
 _C = torch._C
 guard_set_stream = _C._accelerator_setStream
+_Stream: Any = _C.Stream
+_Event: Any = _C.Event
 POOL_SIZE = 32  # streams per priority; PyTorch hands them out in turn
 _pools: dict[tuple[int, bool], itertools.count] = {}
 _event_numbers = itertools.count(1)
@@ -58,7 +60,7 @@ def set_stream(stream_id: int, device_index: int, device_type: int) -> None:
     _C._accelerator_setDeviceIndex(device_index)
 
 
-class CudaStreamBase(_C.Stream):
+class CudaStreamBase(_Stream):
     """torch._C._CudaStreamBase. cuda_stream, the handle, is the stream's id; 0 is the default stream."""
 
     def __new__(cls, priority: int = 0, stream_id: int = 0, device_index: int | None = None,
@@ -112,8 +114,12 @@ class CudaStreamBase(_C.Stream):
         return hash((self.stream_id, self.device))
 
 
-class CudaEventBase(_C.Event):
+class CudaEventBase(_Event):
     """torch._C._CudaEventBase. cuda_event, the handle, is a number of the timeline's, 0 before the first record."""
+
+    _timed: bool
+    _number: int
+    _device_index: int
 
     def __new__(cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False,
                 external: bool = False, **_: Any) -> Any:  # fmt: skip

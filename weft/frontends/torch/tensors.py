@@ -15,11 +15,11 @@ import mmap
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from weft.frontends.torch.gpus import current_stream, gpus
 from weft.frontends.torch.layout import DLPACK_CPU, dlpack_cuda, storage_at, word_at
 
-Tensor = torch.Tensor
 KEYS_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 export = torch._C._to_dlpack

@@ -189,9 +189,8 @@ def _backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, mask:
     given = [query, wide_key, wide_value, *([mask] if mask_gradient and mask is not None else [])]
     with with_autograd():
         leaves = [tensor.detach().requires_grad_() for tensor in given]
-        result, _ = _attend(
-            *leaves[:3], leaves[3] if len(leaves) > 3 else mask, dropout_p, is_causal, scale, seed
-        )  # fmt: skip
+        bias = leaves[3] if len(leaves) > 3 else mask
+        result, _ = _attend(leaves[0], leaves[1], leaves[2], bias, dropout_p, is_causal, scale, seed)
         found = torch.autograd.grad(result, leaves, gradient)
     return found[0], _sum_heads(found[1], key), _sum_heads(found[2], value), found[3] if len(found) > 3 else None
 
@@ -243,10 +242,9 @@ def flash_backward(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, 
                    philox_seed: Tensor, philox_offset: Tensor, *, scale: float | None = None) -> tuple:  # fmt: skip
     index = query.get_device()
     with _C.DisableTorchFunction():
-        hosts = [to_host(tensor) for tensor in (grad_out, query, key, value)]
         found = _backward(
-            *hosts, None, to_host(out), to_host(logsumexp), dropout_p, is_causal, scale,
-            int(to_host(philox_seed)) if dropout_p else 0, False,
+            to_host(grad_out), to_host(query), to_host(key), to_host(value), None, to_host(out), to_host(logsumexp),
+            dropout_p, is_causal, scale, int(to_host(philox_seed)) if dropout_p else 0, False,
         )  # fmt: skip
         result = tuple(to_cuda(tensor, index) for tensor in found[:3])
     record(
@@ -282,12 +280,12 @@ def efficient_backward(grad_out_: Tensor, query: Tensor, key: Tensor, value: Ten
     if not grad_out_.numel():
         return (None, None, None, None)
     with _C.DisableTorchFunction():
-        hosts = [to_host(tensor) for tensor in (grad_out_, query, key, value)]
         has_bias = attn_bias is not None and attn_bias.numel() > 0
         mask = to_host(attn_bias) if has_bias and attn_bias is not None else None
         found = _backward(
-            *hosts, mask, to_host(out), to_host(logsumexp), dropout_p, is_causal, scale,
-            int(to_host(philox_seed)) if dropout_p else 0, has_bias and grad_input_mask[3],
+            to_host(grad_out_), to_host(query), to_host(key), to_host(value), mask, to_host(out), to_host(logsumexp),
+            dropout_p, is_causal, scale, int(to_host(philox_seed)) if dropout_p else 0,
+            has_bias and grad_input_mask[3],
         )  # fmt: skip
         result = tuple(
             to_cuda(tensor, index) if tensor is not None and wanted else None
@@ -363,6 +361,11 @@ def _attend_packed(query: Tensor, key: Tensor, value: Tensor, ends_q: Tensor | N
     return _join(outputs, packed), torch.cat(sums, -1) if packed else torch.stack(sums)
 
 
+def _ends(cumulated: Tensor | None) -> Tensor | None:
+    """Where packed sequences end, on the host; None where they are not packed."""
+    return None if cumulated is None or not cumulated.numel() else to_host(cumulated)
+
+
 def _refuse_paged(*values: Any) -> None:
     if any(value is not None for value in values):
         raise RuntimeError(
@@ -380,10 +383,9 @@ def packed_flash_forward(query: Tensor, key: Tensor, value: Tensor, cum_seq_q: T
     index = query.get_device()
     seed = _draw_seed(index) if dropout_p else 0
     with _C.DisableTorchFunction():
-        ends = [None if tensor is None else to_host(tensor) for tensor in (cum_seq_q, cum_seq_k)]
         output, sums = _attend_packed(
-            to_host(query), to_host(key), to_host(value), *ends, dropout_p, is_causal, scale, seed,
-            (window_size_left, window_size_right),
+            to_host(query), to_host(key), to_host(value), _ends(cum_seq_q), _ends(cum_seq_k), dropout_p, is_causal,
+            scale, seed, (window_size_left, window_size_right),
         )  # fmt: skip
         result = (
             to_cuda(output, index), to_cuda(sums, index), *_seed_tensors(seed, index),
@@ -401,15 +403,15 @@ def packed_flash_backward(grad_out: Tensor, query: Tensor, key: Tensor, value: T
                           window_size_right: int | None = None) -> tuple:  # fmt: skip
     index = query.get_device()
     with _C.DisableTorchFunction():
-        ends = [None if t is None or not t.numel() else to_host(t) for t in (cum_seq_q, cum_seq_k)]
         seed = int(to_host(rng_state)) if dropout_p else 0
         hosts = [to_host(tensor) for tensor in (query, key, value)]
         gradient = to_host(grad_out)
         with with_autograd():
             leaves = [tensor.detach().requires_grad_() for tensor in hosts]
             output, _ = _attend_packed(
-                *leaves, *ends, dropout_p, is_causal, scale, seed, (window_size_left, window_size_right)
-            )
+                leaves[0], leaves[1], leaves[2], _ends(cum_seq_q), _ends(cum_seq_k), dropout_p, is_causal, scale, seed,
+                (window_size_left, window_size_right),
+            )  # fmt: skip
             found = torch.autograd.grad(output, leaves, gradient)
         result = tuple(to_cuda(tensor, index) for tensor in found)
     given = (grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal)
@@ -452,8 +454,8 @@ def packed_efficient_backward(grad_out_: Tensor, query: Tensor, key: Tensor, val
     packed = cu_seqlens_q is not None
     given = [tensor.squeeze(0) if packed else tensor for tensor in (grad_out_, query, key, value, out)]
     found = packed_flash_backward(
-        *given, logsumexp, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p,
-        custom_mask_type != _NO_MASK, philox_seed, philox_offset, scale=scale,
+        given[0], given[1], given[2], given[3], given[4], logsumexp, cu_seqlens_q, cu_seqlens_k, max_seqlen_q,
+        max_seqlen_k, dropout_p, custom_mask_type != _NO_MASK, philox_seed, philox_offset, scale=scale,
     )  # fmt: skip
     return (*(tensor.unsqueeze(0) if packed else tensor for tensor in found), None)
 

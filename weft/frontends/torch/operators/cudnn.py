@@ -104,20 +104,20 @@ def record_stream(tensor: Tensor, stream: Any) -> None:
     """aten::record_stream: memory is freed in the order of the program here, so there is nothing to note."""
 
 
+_ON_HOST: dict[str, Callable[..., Any]] = {
+    "cudnn_convolution": convolution,
+    "cudnn_convolution_transpose": convolution_transpose,
+    "cudnn_convolution_relu": convolution_relu,
+    "cudnn_convolution_add_relu": convolution_add_relu,
+    "cudnn_grid_sampler": grid_sampler,
+    "cudnn_grid_sampler_backward": grid_sampler_backward,
+    "cudnn_affine_grid_generator": affine_grid,
+    "_cudnn_ctc_loss": ctc_loss,
+    "_cudnn_ctc_loss.Tensor": ctc_loss,
+    "_masked_scale": masked_scale,
+}
 KERNELS: dict[str, Callable[..., Any]] = {
-    name: host_kernel(name, function)
-    for name, function in {
-        "cudnn_convolution": convolution,
-        "cudnn_convolution_transpose": convolution_transpose,
-        "cudnn_convolution_relu": convolution_relu,
-        "cudnn_convolution_add_relu": convolution_add_relu,
-        "cudnn_grid_sampler": grid_sampler,
-        "cudnn_grid_sampler_backward": grid_sampler_backward,
-        "cudnn_affine_grid_generator": affine_grid,
-        "_cudnn_ctc_loss": ctc_loss,
-        "_cudnn_ctc_loss.Tensor": ctc_loss,
-        "_masked_scale": masked_scale,
-    }.items()
+    name: host_kernel(name, function) for name, function in _ON_HOST.items()
 } | {
     "_use_cudnn_ctc_loss": use_other_ctc_loss,
     "_use_cudnn_ctc_loss.Tensor": use_other_ctc_loss,

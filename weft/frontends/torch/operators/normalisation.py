@@ -136,18 +136,18 @@ def cudnn_batch_norm_backward(data: Tensor, grad_output: Tensor, weight: Tensor,
     )
 
 
+_ON_HOST: dict[str, Callable[..., Any]] = {
+    "batch_norm_stats": batch_norm_stats,
+    "batch_norm_elemt": batch_norm_elemt,
+    "batch_norm_gather_stats": gather_stats,
+    "batch_norm_gather_stats_with_counts": gather_stats_with_counts,
+    "batch_norm_backward_reduce": backward_reduce,
+    "batch_norm_backward_elemt": backward_elemt,
+    "_fused_rms_norm": rms_norm,
+    "_fused_rms_norm_backward": rms_norm_backward,
+    "cudnn_batch_norm": cudnn_batch_norm,
+    "cudnn_batch_norm_backward": cudnn_batch_norm_backward,
+}
 KERNELS: dict[str, Callable[..., Any]] = {
-    name: host_kernel(name, function)
-    for name, function in {
-        "batch_norm_stats": batch_norm_stats,
-        "batch_norm_elemt": batch_norm_elemt,
-        "batch_norm_gather_stats": gather_stats,
-        "batch_norm_gather_stats_with_counts": gather_stats_with_counts,
-        "batch_norm_backward_reduce": backward_reduce,
-        "batch_norm_backward_elemt": backward_elemt,
-        "_fused_rms_norm": rms_norm,
-        "_fused_rms_norm_backward": rms_norm_backward,
-        "cudnn_batch_norm": cudnn_batch_norm,
-        "cudnn_batch_norm_backward": cudnn_batch_norm_backward,
-    }.items()
+    name: host_kernel(name, function) for name, function in _ON_HOST.items()
 }

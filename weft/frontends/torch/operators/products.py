@@ -148,25 +148,23 @@ def int4_mm(data: Tensor, packed: Tensor, group_size: int, scales_and_zeros: Ten
     return (data.float() @ (weights * scales[..., 0] + scales[..., 1]).T).to(data.dtype)
 
 
-KERNELS: dict[str, Callable[..., Any]] = {
-    name: host_kernel(name, function)
-    for name, function in {
-        "mm.dtype": mm_wide,
-        "bmm.dtype": mm_wide,
-        "addmm.dtype": addmm_wide,
-        "baddbmm.dtype": baddbmm_wide,
-        "_scaled_mm": scaled_mm,
-        "_scaled_grouped_mm": scaled_grouped_mm,
-        "_convert_weight_to_int4pack": pack_int4,
-        "_weight_int4pack_mm": int4_mm,
-    }.items()
-} | {
-    name: _returning_out(name, function)
-    for name, function in {
-        "mm.dtype_out": write_mm,
-        "bmm.dtype_out": write_mm,
-        "addmm.dtype_out": write_addmm,
-        "baddbmm.dtype_out": write_baddbmm,
-        "_scaled_mm.out": write_scaled_mm,
-    }.items()
+_ON_HOST: dict[str, Callable[..., Any]] = {
+    "mm.dtype": mm_wide,
+    "bmm.dtype": mm_wide,
+    "addmm.dtype": addmm_wide,
+    "baddbmm.dtype": baddbmm_wide,
+    "_scaled_mm": scaled_mm,
+    "_scaled_grouped_mm": scaled_grouped_mm,
+    "_convert_weight_to_int4pack": pack_int4,
+    "_weight_int4pack_mm": int4_mm,
 }
+_WRITING: dict[str, Callable[..., None]] = {
+    "mm.dtype_out": write_mm,
+    "bmm.dtype_out": write_mm,
+    "addmm.dtype_out": write_addmm,
+    "baddbmm.dtype_out": write_baddbmm,
+    "_scaled_mm.out": write_scaled_mm,
+}
+KERNELS: dict[str, Callable[..., Any]] = {
+    name: host_kernel(name, function) for name, function in _ON_HOST.items()
+} | {name: _returning_out(name, function) for name, function in _WRITING.items()}

@@ -52,18 +52,18 @@ def _make_composite(name: str, packed: bool) -> Callable[..., Any]:
 
     def on_sequences(data: Tensor, hx: Any, params: list[Tensor], has_biases: bool, layers: int, dropout: float,
                      train: bool, bidirectional: bool, batch_first: bool) -> tuple:  # fmt: skip
-        states = list(hx) if mode == LSTM else [hx, None]
+        hidden, cell = hx if mode == LSTM else (hx, None)
         if not _uses_cudnn(data):
             return plain.decompose(data, hx, params, has_biases, layers, dropout, train, bidirectional, batch_first)
-        return _call_cudnn(mode, data, [], *states, params, has_biases, layers, dropout, train, bidirectional,
+        return _call_cudnn(mode, data, [], hidden, cell, params, has_biases, layers, dropout, train, bidirectional,
                            batch_first)  # fmt: skip
 
     def on_packed(data: Tensor, batch_sizes: Tensor, hx: Any, params: list[Tensor], has_biases: bool, layers: int,
                   dropout: float, train: bool, bidirectional: bool) -> tuple:  # fmt: skip
-        states = list(hx) if mode == LSTM else [hx, None]
+        hidden, cell = hx if mode == LSTM else (hx, None)
         if not _uses_cudnn(data):
             return plain.decompose(data, batch_sizes, hx, params, has_biases, layers, dropout, train, bidirectional)
-        return _call_cudnn(mode, data, batch_sizes.tolist(), *states, params, has_biases, layers, dropout, train,
+        return _call_cudnn(mode, data, batch_sizes.tolist(), hidden, cell, params, has_biases, layers, dropout, train,
                            bidirectional, False)  # fmt: skip
 
     return on_packed if packed else on_sequences
