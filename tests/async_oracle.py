@@ -1,5 +1,5 @@
-"""What tensor copies should do, in NumPy, and kernels that do one of them. Written from the manual's figures, apart from
-Weft's own rules: arrays and coordinates enter in NumPy's order, the bytes of shared memory leave."""
+"""What tensor copies should do, in NumPy, and kernels that do one of them. Written from the manual's figures, apart
+from Weft's own rules: arrays and coordinates enter in NumPy's order, the bytes of shared memory leave."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pixels_of(shape, at, lower, upper, pixels: int, offsets, steps):
     """Coordinates (N, ..., W) of im2col pixels of an N..WC array of `shape`: the loops of a convolution."""
     spatial = shape[1:-1]
     n, *start = at[:-1]
-    first = [low for low in lower]
+    first = list(lower)
     last = [size - 1 + high for size, high in zip(spatial, upper)]
     where = list(start)
     out = []

@@ -94,7 +94,9 @@ def test_load(gpu, size):
 @pytest.mark.parametrize("size", [0, 16, 4096])
 def test_store(gpu, size):
     x, y = some_bytes(SHARED), some_bytes(SHARED)
-    found, _ = run(gpu, kernel(f"@%p1 cp.async.bulk.global.shared::cta.bulk_group [%rd2], [%r2], %r4; {STORED}"), x, y, size)
+    found, _ = run(
+        gpu, kernel(f"@%p1 cp.async.bulk.global.shared::cta.bulk_group [%rd2], [%r2], %r4; {STORED}"), x, y, size
+    )
     y[:size] = x[:size]
     np.testing.assert_array_equal(found, y)
 

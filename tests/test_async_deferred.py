@@ -212,7 +212,9 @@ def test_reductions(gpu):
 def test_tensor_load(gpu, forgotten):
     text = load_kernel(2).replace("sm_100a", "sm_90a")
     if forgotten:
-        text = text.replace("@!%p3 bra wait;", "").replace("wait: mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r23], 0;", "")
+        text = text.replace("@!%p3 bra wait;", "").replace(
+            "wait: mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r23], 0;", ""
+        )
     array = np.arange(16 * 32, dtype=np.uint32).reshape(16, 32)
     before, after = gpu.full(SHARED_BYTES, 3, np.uint8), gpu.zeros(SHARED_BYTES, np.uint8)
     made = weft.tensor_map(gpu.array(array), (16, 32))

@@ -1,5 +1,5 @@
-"""Which asynchronous copies, mbarrier operations and tensor map instructions exist: Weft's table against ptxas, over all
-spellings that one might write."""
+"""Which asynchronous copies, mbarrier operations and tensor map instructions exist: Weft's table against ptxas, over
+all spellings that one might write."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Tensor copies against NumPy: every dimension, type, swizzle, out-of-bounds fill, interleave, stride, gather, im2col and
-reduction; what they refuse; and compiled code against the reference interpreter."""
+"""Tensor copies against NumPy: every dimension, type, swizzle, out-of-bounds fill, interleave, stride, gather, im2col
+and reduction; what they refuse; and compiled code against the reference interpreter."""
 
 from __future__ import annotations
 
@@ -85,7 +85,12 @@ def test_load(gpu, dimensions, dtype):
     _, view = device_view(gpu, array)
     text, box = load_kernel(dimensions), BOXES[dimensions]
     made = weft.tensor_map(view, box)
-    corners = [(0,) * dimensions, tuple(n - 3 for n in array.shape), tuple(-2 for _ in array.shape), (1000,) * dimensions]
+    corners = [
+        (0,) * dimensions,
+        tuple(n - 3 for n in array.shape),
+        tuple(-2 for _ in array.shape),
+        (1000,) * dimensions,
+    ]
     for at in corners:
         check_load(gpu, text, made, box_of(array, at, box), at[::-1])
 

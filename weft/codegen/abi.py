@@ -132,7 +132,7 @@ class WarpRecord(ctypes.Structure):
         ("state", c_int32),
         ("status", c_int32),  # WARP_*
         ("barrier", c_int32),  # barrier it waits at
-        ("expected", c_int32),  # threads that complete it; 0: all of the block that have not exited; -1 - a: see mbarrier
+        ("expected", c_int32),  # threads that complete it; 0: all that have not exited; -1 - a: see mbarrier
         ("site", c_int32),  # instruction index where it waits, for reports
         ("lanes", c_uint32),  # lanes that have not exited
         ("cluster_lanes", c_uint32),  # lanes that have arrived at the cluster's barrier and not waited yet
@@ -215,8 +215,8 @@ class HostCall(IntEnum):
 def block_layout(
     warps: int, frame_bytes: int, shared_bytes: int, local_bytes: int, queue_bytes: int = 0
 ) -> dict[str, int]:
-    """Offsets of the parts of a block memory, and its `stride`. local_bytes is per thread, rounded up to 4. The queue is
-    that of deferred copies."""
+    """Offsets of the parts of a block memory, and its `stride`. local_bytes is per thread, rounded up to 4. The queue
+    is that of deferred copies."""
 
     def align(value: int) -> int:
         return (value + 63) // 64 * 64
@@ -228,8 +228,8 @@ def block_layout(
     shared_at = align(queue_at + queue_bytes)
     local_at = align(shared_at + shared_bytes + 64)
     stride = align(local_at + warps * 32 * ((local_bytes + 3) // 4 * 4) + 64)
-    return {"warps": warps_at, "barriers": barriers_at, "frames": frames_at, "queue": queue_at, "shared": shared_at, "local": local_at,
-            "stride": stride}  # fmt: skip
+    return {"warps": warps_at, "barriers": barriers_at, "frames": frames_at, "queue": queue_at, "shared": shared_at,
+            "local": local_at, "stride": stride}  # fmt: skip
 
 
 assert ctypes.sizeof(BlockHeader) == 64

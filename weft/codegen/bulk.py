@@ -409,8 +409,8 @@ class _TensorCopy:
         f, p = self.f, self.p
         with f.if_(condition, unlikely=True):
             kind = constant("i32", int(abi.FaultKind.TENSOR_MAP))
-            f.call("void", "weft_tensor_fault", *common(f), kind, p["map"], constant("i32", reason), p["map"], p["form"],
-                   self.coordinates)  # fmt: skip
+            f.call("void", "weft_tensor_fault", *common(f), kind, p["map"], constant("i32", reason), p["map"],
+                   p["form"], self.coordinates)  # fmt: skip
             f.ret()
 
     def place(self, address: Value, offset: Value) -> None:

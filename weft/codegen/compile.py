@@ -132,8 +132,8 @@ def _compile(module: Module, name: str, block: Dim3, options: CompileOptions) ->
         *texts,
         METADATA,
         scheduler_ir(
-            lowered.kind, warps, lowered.frame_bytes, options.target, threads=block.count, reductions=lowered.reductions,
-            clusters=lowered.uses_clusters, queue=queue,
+            lowered.kind, warps, lowered.frame_bytes, options.target, threads=block.count,
+            reductions=lowered.reductions, clusters=lowered.uses_clusters, queue=queue,
         ),
     ])  # fmt: skip
     emitted = time.perf_counter() - started

@@ -15,8 +15,8 @@ What a copy completes decides when it is made:
     void weft_late_NAME(as weft_NAME)        queues a call of weft_NAME (bulk.py, access.py)
     void weft_replay_NAME(wk, ptr call, i32 mask)        makes it
     void weft_late_commit(wk, blk, w, i32 mask, i32 kind)
-    void weft_late_wait(wk, blk, w, i32 mask, i32 kind, i32 keep)       keep: groups that may be pending; -1 not even the
-        open one. Kinds: SMALL (cp.async), BULK
+    void weft_late_wait(wk, blk, w, i32 mask, i32 kind, i32 keep)       keep: groups that may be pending; -1 not even
+        the open one. Kinds: SMALL (cp.async), BULK
     void weft_late_finish(wk, blk, w)
     i1 weft_late_settle(wk, blk, ptr word)       whether queued calls end the phase of an object of this block
     void weft_late_arrival(wk, blk, w, lane, site, i32 address, i32 mask, i32 noinc)
@@ -175,7 +175,8 @@ def write_push(name: str, target: Target) -> IRFunction:
     count = queue.count
     with f.if_(f.icmp("uge", count, CAPACITY), unlikely=True):
         kind = constant("i32", int(abi.FaultKind.PENDING))
-        f.call("void", "weft_fault", worker, block, warp, kind, site, lane, constant("i64", 0), constant("i32", CAPACITY))
+        nowhere, capacity = constant("i64", 0), constant("i32", CAPACITY)
+        f.call("void", "weft_fault", worker, block, warp, kind, site, lane, nowhere, capacity)
         f.ret(NULL)
     call = queue.call(count)
     queue.set_count(f.add(count, 1))

@@ -497,7 +497,7 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
         """Run a value rule: destinations with their values. None while a source has no value yet."""
         m, ins, entry = op.match, op.ins, op.match.entry
         sources: list[Value | None] = []
-        destinations = []
+        destinations: list = []
         signed = []  # destinations whose type is signed
         for spec, operand in zip(entry.operands, ins.operands):
             if spec.is_destination:
@@ -861,7 +861,8 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
             if isinstance(item, MultiplyGroup):
                 continue
             for name in item.writes:
-                if name in self.registers.regions or (name in self.in_frame and needed >> self.flow.registers[name] & 1):
+                kept = name in self.in_frame and needed >> self.flow.registers[name] & 1
+                if kept or name in self.registers.regions:
                     last[name] = item
         return last
 
@@ -1240,7 +1241,8 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
         self._prologue()
         prologue = self.lines
         head = self._head()
-        tail = ["finished:", *self.finish_copies(), f"  ret i32 {abi.WARP_DONE}", "stopped:", f"  ret i32 {abi.WARP_STOP}", "}"]
+        stopped = ["stopped:", f"  ret i32 {abi.WARP_STOP}", "}"]
+        tail = ["finished:", *self.finish_copies(), f"  ret i32 {abi.WARP_DONE}", *stopped]
         buffers = [*self.wgmma_allocas(), *self.strip_lines()]
         lines = [*self.global_lines, head, "entry:", *self.registers.allocas, *buffers, *prologue, *body, *tail, ""]
         text = "\n".join(lines)

@@ -11,7 +11,7 @@ plain loads and stores do. Misuse stops the launch with an MBARRIER fault.
     i32 weft_mbarrier_test(wk, blk, w, lane, site, i32 address, i64 phase)      whether that phase is over
     ptr weft_mbarrier_find(wk, blk, w, lane, site, i32 address)     the live object's word, null after a fault
     i1 weft_mbarrier_change(wk, blk, w, lane, site, i32 address, ptr word, i64 arrivals, i64 dropped, i64 bytes)
-    ptr weft_shared_block(wk, blk, i32 address)                     the block that owns it; null where none does (any more)
+    ptr weft_shared_block(wk, blk, i32 address)                     the block that owns it; null where none does now
     ptr weft_shared_place(wk, blk, i32 address, i64 size)           shared memory of the cluster; null outside
 """
 

@@ -255,8 +255,8 @@ class _Planner:
         start = f.variable(self.field("address"))
         for i in DIMENSIONS:
             names = [f"{what}{i}" for what in ("count", "step", "low", "high")]
-            for field, value in zip(names, (1, 0, 0, 1)):
-                set_plan(f, plan, field, value)
+            for field, neutral in zip(names, (1, 0, 0, 1)):
+                set_plan(f, plan, field, neutral)
             there = f.icmp("ugt", self.rank, i)
             if i:
                 there = f.and_(there, f.icmp("eq", self.mode, tm.TILED))
@@ -281,10 +281,10 @@ class _Planner:
         set_plan(f, plan, "start", f.get(start))
         row = f.shl(self.field("box"), self.log)
         limit = f.variable(constant("i64", tm.MAX_BOX * 8))
-        for mode, size in enumerate(tm.SWIZZLE_BYTES):
-            if size:
+        for mode, span in enumerate(tm.SWIZZLE_BYTES):
+            if span:
                 with f.if_(f.icmp("eq", self.swizzle, mode)):
-                    f.set(limit, size)
+                    f.set(limit, span)
         plain = f.or_(f.icmp("ne", f.and_(row, 15), 0), f.icmp("ugt", row, f.get(limit)))
         sliced = f.icmp("ne", row, f.add(self.slice_mask, 1))
         self.refuse_if(f.select(self.interleaved, sliced, plain), 9)
@@ -438,7 +438,7 @@ class _Mover:
     def visit_pixels(self, place, whole: Value) -> None:
         """im2col: pixels one after another along W, H, D and N, each within the bounding box."""
         f, plan = self.f, self.plan
-        q = {name: plan_field(f, plan, name) for name, _ in TensorPlan._fields_[:-1] if name[-1].isdigit()}
+        q = {field[0]: plan_field(f, plan, field[0]) for field in TensorPlan._fields_[:-1] if field[0][-1].isdigit()}
         at = [f.variable(q[f"at{i}"]) for i in range(4)]
         with f.for_range(constant("i64", 0), plan_field(f, plan, "pixels")):
             row, inside = self.p["start"], constant("i1", 1)

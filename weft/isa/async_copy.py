@@ -343,7 +343,8 @@ def _define_reduction(operation: str, type_: str, shared: bool, noftz: bool) -> 
                 check(t, value % 16 != 0, "multiple of 16", value)
             space = "cluster" if shared else "global"
             old, new = load_bytes(t, space, destination, size), load_bytes(t, "shared", source, size)
-            store_bytes(t, space, destination, reduce_bytes(operation, TYPES[type_], old, new, "shared" if keeps else "global"))
+            reduced = reduce_bytes(operation, TYPES[type_], old, new, "shared" if keeps else "global")
+            store_bytes(t, space, destination, reduced)
             if shared:
                 update_reference(t, "cluster", t.address(ins.operands[3]), bytes_=-size)
 
@@ -354,7 +355,8 @@ def _define_reduction(operation: str, type_: str, shared: bool, noftz: bool) -> 
             if shared:
                 operands.append(b.address(ins.operands[3], "shared"))
             where = "shared_" if shared else ""
-            b.bulk_call(f"weft_bulk_reduce_{where}{operation}_{'n' if keeps else kind}_i{bits}", operands, slots=int(not shared))
+            name = f"weft_bulk_reduce_{where}{operation}_{'n' if keeps else kind}_i{bits}"
+            b.bulk_call(name, operands, slots=int(not shared))
 
     Reduce.__doc__ = "Elements of shared memory are added to those of the destination (or min, max, and ... taken)."
     tail = f"{operation}{'.noftz' * noftz}.{type_}"

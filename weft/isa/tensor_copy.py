@@ -317,19 +317,22 @@ for _hint in (False, True):
     _end = ", h" * _hint
     _level = ".L2::cache_hint" * _hint
     instruction(f"cp.async.bulk.prefetch.tensor.dim.L2.global{{.mode}}{_level} [a]{_end}", dim=DIMENSIONS,
-                mode=("tile", "tile::gather4"), operands={"h": "b64"}, where=_fits_mode, **_TENSOR)(_Prefetch)  # fmt: skip
+                mode=("tile", "tile::gather4"), operands={"h": "b64"}, where=_fits_mode,
+                **_TENSOR)(_Prefetch)  # fmt: skip
     instruction(f"cp.async.bulk.prefetch.tensor.dim.L2.global.mode{_level} [a], e{_end}", dim=DIMENSIONS,
-                mode=("im2col",), operands={"e": "u16", "h": "b64"}, where=_fits_mode, **_TENSOR)(_Prefetch)  # fmt: skip
+                mode=("im2col",), operands={"e": "u16", "h": "b64"}, where=_fits_mode,
+                **_TENSOR)(_Prefetch)  # fmt: skip
 
 
 # ---------------------------------------------------------------- forms of sm_100 that are refused
-_PAIRS = "pairs of blocks (.cta_group) belong to tcgen05, the tensor core of sm_100, which Weft does not run; leave it out"
+_PAIRS = "pairs of blocks (.cta_group) belong to tcgen05, the tensor core of sm_100, which does not run; leave it out"
 _WIDE = "im2col::w is not supported; use im2col, whose boxes reach over rows"
 _MULTICAST = "{.multicast::cluster}{.L2::cache_hint}"
 for _space in ("shared::cta", "shared::cluster"):
     _head = f"cp.async.bulk.tensor.dim.{_space}.global"
     _done = f".mbarrier::complete_tx::bytes{_MULTICAST}"
-    instruction(f"{_head}{{.mode}}{_done}.group [a], [b], [c]{{, e, f, h}}", dim=DIMENSIONS, group=("cta_group::1", "cta_group::2"),
+    instruction(f"{_head}{{.mode}}{_done}.group [a], [b], [c]{{, e, f, h}}", dim=DIMENSIONS,
+                group=("cta_group::1", "cta_group::2"),
                 mode=("tile", "tile::gather4", "im2col", "im2col::w", "im2col::w::128"), missing=_PAIRS,
                 operands={"e": "b16", "f": "u16", "h": "b64"}, **_TENSOR)(_Prefetch)  # fmt: skip
     instruction(f"{_head}.mode{_done} [a], [b], [c], e{{, f, h}}", dim=DIMENSIONS, mode=("im2col::w", "im2col::w::128"),
@@ -413,7 +416,8 @@ class TensorMapReplace:
 
 _SPACE = ("global", "shared::cta")
 for _fields, _type, _tail in (
-    (("global_address",), "b64", "b"), (("rank",), "b32", "b"), (("box_dim", "global_dim", "element_stride"), "b32", "c, b"),
+    (("global_address",), "b64", "b"), (("rank",), "b32", "b"),
+    (("box_dim", "global_dim", "element_stride"), "b32", "c, b"),
     (("global_stride",), "b64", "c, b"),
     (("elemtype", "interleave_layout", "swizzle_mode", "swizzle_atomicity", "fill_mode"), "b32", "b"),
 ):  # fmt: skip

@@ -102,8 +102,8 @@ def make_fault(fault: abi.Fault, kernel: CompiledKernel, grid: Dim3, arena: Aren
         message += f": {site.text if site else 'a bulk copy'}: {why}"
     elif kind == FaultKind.PENDING:
         message += (
-            f" (deferred copies keep {fault.size} in a block): {site.text if site else ''}; wait for copies more often, or "
-            "run without deferred copies"
+            f" (deferred copies keep {fault.size} in a block): {site.text if site else ''}; wait for copies more "
+            "often, or run without deferred copies"
         )
     elif kind == FaultKind.DESCRIPTOR:
         message += f": {_describe_descriptor(fault)}"
