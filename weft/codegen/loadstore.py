@@ -220,52 +220,6 @@ class Access(SharedMemory):
         self.e(f"call void {name}({CONTEXT}, {data}, {tail})")
         self.after_slow_call()
 
-    def mbarrier(self, space: str, address: Value, change, arrivals: Value | None, bytes_: Value | None) -> Value:
-        """Lane after lane updates the mbarrier object (a 64-bit word of shared memory) at its address:
-        new word = change(old word, arrivals, bytes). The old words."""
-        if self.dry:
-            return self.varying(("%dry",) * self.chunks, 64)
-        if space == "generic":
-            address = self.trunc(self.sub(address, self.window("shared")), 32)
-        places = self.join_chunks(self.vec(self.resize(address, 32, False)), "i32")
-        parts = [None if v is None else self.join_chunks(self.vec(v), "i64") for v in (arrivals, bytes_)]
-        self.declare("declare i32 @llvm.cttz.i32(i32, i1)")
-        head, body, good, end = (self.new_label(stem) for stem in ("lanes", "lane", "update", "updated"))
-        mask = self.mask_word()
-        start = self.current_label
-        self.e(f"br label %{head}")
-        self.depth += 1
-        self.label(head)
-        left, old, left_next, old_next = (f"%{stem}.{self.counter}" for stem in ("left", "old", "left.n", "old.n"))
-        self.e(f"{left} = phi i32 [ {mask}, %{start} ], [ {left_next}, %{good} ]")
-        self.e(f"{old} = phi <32 x i64> [ zeroinitializer, %{start} ], [ {old_next}, %{good} ]")
-        self.e(f"br i1 {self.t(f'icmp eq i32 {left}, 0')}, label %{end}, label %{body}")
-        self.label(body)
-        lane = self.t(f"call i32 @llvm.cttz.i32(i32 {left}, i1 false)")
-        place = self.t(f"extractelement <32 x i32> {places}, i32 {lane}")
-        ok = self._inside(place, "%shared.bytes", 8, 8, "i32")
-        wrong = self.new_label("outside")
-        self.e(f"br i1 {ok}, label %{good}, label %{wrong}{WEIGHTS}")
-        self.label(wrong)
-        self.support.add("weft_fault")
-        wide = self.t(f"zext i32 {place} to i64")
-        self.e(f"call void @weft_fault({CONTEXT}, i32 1, i32 {self.site}, i32 {lane}, i64 {wide}, i32 8)")
-        self.e("br label %stopped")
-        self.label(good)
-        pointer = self._shared_pointer(place)
-        before = self.t(f"load i64, ptr {pointer}, align 8")
-        values = [
-            None if p is None else self.scalar(self.t(f"extractelement <32 x i64> {p}, i32 {lane}"), 64) for p in parts
-        ]
-        after = self.uval(change(self.scalar(before, 64), *values))
-        self.e(f"store i64 {after}, ptr {pointer}, align 8")
-        self.e(f"{old_next} = insertelement <32 x i64> {old}, i64 {before}, i32 {lane}")
-        self.e(f"{left_next} = and i32 {left}, {self.t(f'sub i32 {left}, 1')}")
-        self.e(f"br label %{head}")
-        self.depth -= 1
-        self.label(end)
-        return self.varying(self.split_chunks(old, "i64"), 64)
-
     def fence(self) -> None:
         """Order memory accesses before and after, for other threads too."""
         self.e("fence seq_cst")

@@ -158,15 +158,23 @@ class Lowering(TileOps, WgmmaOps, ClusterOps, BulkOps):
                     return False
         return not self.spinning
 
+    @staticmethod
+    def _waits_in_place(op: Op) -> bool:
+        """Asks for something that only others can bring about."""
+        return op.opcode in ("mbarrier", "nanosleep") and "spin" in op.match.entry.effects
+
     def _spins(self, loop: Loop) -> bool:
         """The loop may wait for other lanes, warps or blocks: an exit depends on memory that they change."""
         origin: set[str] = set()
         ops = [op for b in loop.blocks for op in self._ops(self.flow.blocks[b])]
+        # A loop around an mbarrier that is a loop of its own does the waiting; loops further out go their rounds.
+        inner = {b for other in self.flow.loops if other.blocks < loop.blocks for b in other.blocks}
+        for b in loop.blocks - inner:
+            if any(self._waits_in_place(op) for op in self._ops(self.flow.blocks[b])):
+                return True
         for op in ops:
-            if "spin" in op.match.entry.effects:
+            if "spin" in op.match.entry.effects and not self._waits_in_place(op):
                 origin.update(op.writes)
-                if op.opcode in ("mbarrier", "nanosleep"):
-                    return True
         if not origin:
             return False
         tainted = set(origin)

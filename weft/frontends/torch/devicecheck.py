@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,11 @@ def factory_device(device: Any, tensors: Any) -> int:
     """The index of the device that a factory's result goes to. Raises torch.AcceleratorError for one not there."""
     if GpuState.forked:
         refuse_after_fork()
-    if device is None:
+    if device is not None:
+        index = device.index
+        if index is not None and index < len(gpus):
+            return index
+    else:
         for tensor in _flatten(tensors):
             if isinstance(tensor, Tensor) and tensor.is_cuda:
                 return tensor.get_device()
@@ -128,3 +133,9 @@ def factory_device(device: Any, tensors: Any) -> int:
     if index >= len(gpus):
         raise invalid_ordinal()
     return index
+
+
+def without_modes(kernel: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+    """Calls a kernel so that TorchFunctionModes of the program (a default device, for one) do not see its insides."""
+    with torch._C.DisableTorchFunction():
+        return kernel(*args, **kwargs)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import keyword
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from weft.frontends.torch import gpus as gpus_module
-from weft.frontends.torch.devicecheck import check_same_device, host_of, hosts_of, refuse_mixed
+from weft.frontends.torch.devicecheck import check_same_device, host_of, hosts_of, refuse_mixed, without_modes
 from weft.frontends.torch.gpus import StreamState, current_stream
 from weft.frontends.torch.layout import dlpack_cuda, word_at
 from weft.frontends.torch.recording import recorder
@@ -33,15 +32,25 @@ from weft.frontends.torch.tensors import (
 
 _C = torch._C
 
-# Python's own bindings parse arguments faster than the operator objects do. The same signature is assured for these.
-_QUICK_FUNCTIONS = frozenset("""
-    add.Tensor sub.Tensor mul.Tensor div.Tensor mm bmm addmm relu sigmoid tanh exp log sqrt rsqrt neg abs sin cos
-    eq.Tensor ne.Tensor lt.Tensor gt.Tensor le.Tensor ge.Tensor eq.Scalar ne.Scalar lt.Scalar gt.Scalar
-    pow.Tensor_Scalar where.self maximum minimum logical_not isnan
-""".split())
-_QUICK_METHODS = frozenset("""
-    add_.Tensor sub_.Tensor mul_.Tensor div_.Tensor relu_ zero_ fill_.Scalar addcmul_ addcdiv_ sqrt_ clamp_
-""".split())
+# Python's own bindings parse arguments faster than the operator objects do, by half a microsecond. The signatures of
+# these are the operators'; the sweep over PyTorch's database (tests/torch_opinfo.py) runs them all.
+_QUICK: tuple[tuple[Any, frozenset[str]], ...] = (
+    (_C._VariableFunctions, frozenset("""
+        add.Tensor sub.Tensor mul.Tensor div.Tensor mm bmm addmm baddbmm dot mv relu sigmoid tanh exp log sqrt rsqrt neg
+        abs sin cos erf floor ceil sign log2 log1p expm1 reciprocal eq.Tensor ne.Tensor lt.Tensor gt.Tensor le.Tensor
+        ge.Tensor eq.Scalar ne.Scalar lt.Scalar gt.Scalar le.Scalar ge.Scalar pow.Tensor_Scalar pow.Tensor_Tensor
+        where.self maximum minimum logical_not isnan _softmax _log_softmax _softmax_backward_data
+        _log_softmax_backward_data native_layer_norm embedding convolution native_batch_norm cat sum.dim_IntList sum mean
+        mean.dim index_select gather cumsum argmax masked_fill.Scalar clamp clamp_min any all tril triu index_put_
+        floor_divide remainder.Tensor bitwise_and.Tensor bitwise_or.Tensor bitwise_not logical_and zero_ fill_.Scalar
+        sqrt_ clamp_ relu_ neg_
+    """.split())),
+    (_C._nn, frozenset("gelu silu mse_loss hardtanh leaky_relu elu softplus".split())),
+    (_C.TensorBase, frozenset("""
+        add_.Tensor sub_.Tensor mul_.Tensor div_.Tensor addcmul_ addcdiv_ lerp_.Scalar masked_fill_.Scalar pow_.Scalar
+        normal_ uniform_ scatter_add_ index_add_
+    """.split())),
+)  # fmt: skip
 
 _TENSOR_KINDS = {
     "Tensor": "one", "Optional[Tensor]": "optional", "List[Tensor]": "many", "List[Optional[Tensor]]": "many",
@@ -68,18 +77,11 @@ def find_operator(name: str, library: str = "aten") -> Any:
     return getattr(getattr(getattr(torch.ops, library), base), overload or "default")
 
 
-def without_modes(kernel: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-    """Calls a kernel so that TorchFunctionModes of the program (a default device, for one) do not see its insides."""
-    with _C.DisableTorchFunction():
-        return kernel(*args, **kwargs)
-
-
 def _choose_function(name: str, operator: Any) -> Any:
     base = name.partition(".")[0]
-    if name in _QUICK_FUNCTIONS:
-        return getattr(_C._VariableFunctions, base)
-    if name in _QUICK_METHODS:
-        return getattr(_C.TensorBase, base)
+    for owner, names in _QUICK:
+        if name in names:
+            return getattr(owner, base)
     return operator._op
 
 
@@ -180,6 +182,11 @@ def write_kernel(entry: Entry, operator: Any, namespace: dict[str, Any], devices
             out.write(f"{host} = out_twin({var})")
         elif argument.is_out and kind == "many":
             out.write(f"{host} = [out_twin(t) for t in {var}]")
+        elif kind == "one" and argument.name == "other":
+            # Numbers arrive as they are.
+            out.write(f"if type({var}) is float or type({var}) is int:", f"    {host} = {var}", "else:", "    try:")
+            out.write(f"        {host} = {var}._weft", "    except AttributeError:")
+            out.write(f"        {host} = host_of({var}, {name}, {argument.name!r}, {seen})")
         elif kind == "one":
             out.write("try:", f"    {host} = {var}._weft", "except AttributeError:")
             out.write(f"    {host} = host_of({var}, {name}, {argument.name!r}, {seen})")
@@ -232,8 +239,9 @@ def write_kernel(entry: Entry, operator: Any, namespace: dict[str, Any], devices
                     out.write(f"if h_{var}.shape != {var}.shape:", f"    adopt_result({var}, h_{var})")
                 parts.append(var)
         out.write(f"e = ({', '.join(parts)})")
+    stream = f"current_stream({index}) if StreamState.used else 0"
     out.write("if recorder.sink is not None:")
-    out.write(f"    recorder.sink({name}, {recorded}, {keyword_values}, e, {index})")
+    out.write(f"    recorder.sink({name}, {recorded}, e, {keyword_values}, {stream}, {index})")
     out.write("return e")
     return f"def {function}({', '.join(parameters)}):\n" + "\n".join(out.lines) + "\n"
 

@@ -133,7 +133,7 @@ class CudaGraph:
                 "device or stream."
             )
 
-    def _note(self, name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:
+    def _note(self, name: str, args: tuple, result: Any, kwargs: dict, stream: int, device: int) -> None:
         from weft.frontends.torch.dispatch import find_operator
 
         before = {id(tensor) for tensor in _flat_tensors((args, tuple(kwargs.values())))}

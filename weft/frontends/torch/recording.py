@@ -11,8 +11,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-# (operator as "add.Tensor", positional arguments, keyword arguments, result, device index)
-Sink = Callable[[str, tuple, dict, Any, int], None]
+from weft.frontends.torch.gpus import current_stream, gpus
+
+# (operator as "add.Tensor", positional arguments, result, keyword arguments, stream's id, device index), the order that
+# Timeline.operator has, so that nothing stands between a kernel and the timeline.
+Sink = Callable[[str, tuple, Any, dict, int, int], None]
 
 
 class Recorder:
@@ -44,9 +47,9 @@ class Recorder:
             self.sink = listeners[0] if listeners else None
             return
 
-        def tell_all(name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:
+        def tell_all(name: str, args: tuple, result: Any, kwargs: dict, stream: int, device: int) -> None:
             for listener in listeners:
-                listener(name, args, kwargs, result, device)
+                listener(name, args, result, kwargs, stream, device)
 
         self.sink = tell_all
 
@@ -57,7 +60,7 @@ recorder = Recorder()
 def record(name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:
     """Tells the listeners of one operator."""
     if recorder.sink is not None:
-        recorder.sink(name, args, kwargs, result, device)
+        recorder.sink(name, args, result, kwargs, current_stream(device), device)
 
 
 def current_timeline() -> Any:
@@ -73,8 +76,6 @@ def connect(renew: bool = False) -> None:
     """Lets the process's timeline hear of every operator; makes one where there is none, or a new one to renew it."""
     import torch
 
-    from weft.frontends.torch.gpus import StreamState, current_stream, gpus
-
     try:
         from weft import timeline as timelines
     except ImportError:
@@ -82,7 +83,6 @@ def connect(renew: bool = False) -> None:
     timeline = None if renew else timelines.current()
     if timeline is None:
         timeline = timelines.start(gpus[0].chip, devices=len(gpus))
-    operator = timeline.operator
     timeline.current_stream = lambda device: current_stream(device) if StreamState.used else 0
     precision = torch._C._get_fp32_precision_getter
     timeline.tf32_source = lambda: (precision("cuda", "matmul") == "tf32", precision("cuda", "conv") == "tf32")
@@ -90,10 +90,7 @@ def connect(renew: bool = False) -> None:
         lambda: [(gpu.index, gpu.allocator.bytes_peak, gpu.allocator.reserved.peak) for gpu in gpus]
     ]
 
-    def to_timeline(name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:
-        operator(name, args, result, kwargs, current_stream(device) if StreamState.used else 0, device)
-
     while _connected:
         recorder.remove(_connected.pop())
-    _connected.append(to_timeline)
-    recorder.add(to_timeline)
+    _connected.append(timeline.operator)
+    recorder.add(timeline.operator)

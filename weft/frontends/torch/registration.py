@@ -17,6 +17,7 @@ _C = torch._C
 # Composite operators that CUDA runs as one kernel, or that would look for CUDA-only code: computed whole.
 _WHOLE = frozenset((
     "convolution", "convolution_backward", "_chunk_cat", "_chunk_cat.out", "_grouped_mm", "split_with_sizes_copy.out",
+    "sum", "mean",
 ))  # fmt: skip
 # Kernels written for CUDA, and what is composed of them above autograd.
 _SPECIAL = (storage, attention, recurrent, normalisation, products, cudnn)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from weft.frontends.torch.bindings import BindingState, warn_of_synchronising
-from weft.frontends.torch.devicecheck import factory_device
+from weft.frontends.torch.devicecheck import factory_device, without_modes
 from weft.frontends.torch.gpus import gpus
 from weft.frontends.torch.graphs import refuse_while_capturing
 from weft.frontends.torch.memory import HOST_CHECK
@@ -19,61 +19,65 @@ from weft.frontends.torch.recording import record
 from weft.frontends.torch.retry import refuse_memory
 from weft.frontends.torch.tensors import KEYS_CPU, Tensor, resize_storage, set_storage, to_cuda, to_host
 
-_empty = torch.ops.aten.empty.memory_format._op
-_empty_strided = torch.ops.aten.empty_strided.default._op
+_empty = torch._C._VariableFunctions.empty
+_empty_strided = torch._C._VariableFunctions.empty_strided
+_depth = torch._C._len_torch_function_stack
 _copy = torch._C.TensorBase.copy_
 _zero_tensor = torch.ops.aten._efficientzerotensor.default._handle.redispatch_boxed
 _KEYS_ZERO = torch._C.DispatchKeySet(torch._C.DispatchKey.Meta)
 
 
-def _refuse_pinned(pin_memory: bool | None) -> None:
-    if pin_memory:
-        raise RuntimeError("Only dense CPU tensors can be pinned")
-
-
 def empty(size: Any, *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: bool | None = None,
           memory_format: Any = None) -> Tensor:  # fmt: skip
     """aten::empty.memory_format. Raises torch.OutOfMemoryError before any host memory is taken."""
-    _refuse_pinned(pin_memory)
+    if pin_memory:
+        raise RuntimeError("Only dense CPU tensors can be pinned")
     index = factory_device(device, ())
-    dtype = dtype or torch.get_default_dtype()
+    if dtype is None:
+        dtype = torch.get_default_dtype()
     count = dtype.itemsize
     for length in size:
         count *= length
     if count >= HOST_CHECK:
         gpus[index].allocator.check_room(count)
-    with torch._C.DisableTorchFunction():
-        try:
-            host = _empty(size, dtype=dtype, memory_format=memory_format)
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
-                raise
-            refuse_memory(count, index, error)
+    options = {"dtype": dtype} if memory_format is None else {"dtype": dtype, "memory_format": memory_format}
+    try:
+        host = without_modes(_empty, (size,), options) if _depth() else _empty(size, **options)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        refuse_memory(count, index, error)
     return to_cuda(host, index)
 
 
 def empty_strided(size: Any, stride: Any, *, dtype: Any = None, layout: Any = None, device: Any = None,
                   pin_memory: bool | None = None) -> Tensor:  # fmt: skip
     """aten::empty_strided, as `empty`."""
-    _refuse_pinned(pin_memory)
+    if pin_memory:
+        raise RuntimeError("Only dense CPU tensors can be pinned")
     index = factory_device(device, ())
-    dtype = dtype or torch.get_default_dtype()
+    if dtype is None:
+        dtype = torch.get_default_dtype()
     count = extent(size, stride) * dtype.itemsize
     if count >= HOST_CHECK:
         gpus[index].allocator.check_room(count)
-    with torch._C.DisableTorchFunction():
-        try:
-            host = _empty_strided(size, stride, dtype=dtype)
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
-                raise
-            refuse_memory(count, index, error)
+    options = {"dtype": dtype}
+    try:
+        host = without_modes(_empty_strided, (size, stride), options) if _depth() else _empty_strided(
+            size, stride, dtype=dtype
+        )  # fmt: skip
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        refuse_memory(count, index, error)
     return to_cuda(host, index)
 
 
 def copy_(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     """aten::copy_ between devices, and between host and device."""
-    with torch._C.DisableTorchFunction():
+    if _depth():
+        without_modes(_copy, (to_host(target), to_host(source)), {})
+    else:
         _copy(to_host(target), to_host(source))
     if target.is_cuda:
         device = target.get_device()
