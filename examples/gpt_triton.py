@@ -474,8 +474,9 @@ class GPT:
         master = self.parameters.master
         x = self.layers[0]["x1"]
         embed_kernel[(s.context // LN_ROWS, self.batch)](
-            tokens, start, tokens.stride(0), master["table"], master["positions"], x, T=s.context, C=s.width, ROWS=LN_ROWS
-        )
+            tokens, start, tokens.stride(0), master["table"], master["positions"], x,
+            T=s.context, C=s.width, ROWS=LN_ROWS,
+        )  # fmt: skip
         for i, layer in enumerate(self.layers):
             after = self.layers[i + 1]["x1"] if i + 1 < s.layers else self.x
             self._layer_norm(f"{i}.ln1", layer["x1"], layer["normal1"], layer["mean1"], layer["rstd1"])
@@ -625,13 +626,15 @@ def train(model: GPT, text: Text, steps: int, rate: float, seed: int) -> None:
         model.forward(model.inputs)
         model.loss()
         model.backward()
-        now = step / warm_up if step < warm_up else 0.55 + 0.45 * math.cos(math.pi * (step - warm_up) / (steps - warm_up))
+        falling = 0.55 + 0.45 * math.cos(math.pi * (step - warm_up) / (steps - warm_up))
+        now = step / warm_up if step < warm_up else falling
         model.parameters.adamw(step, model.rows, rate * now)
         if step == 1 or step % 50 == 0 or step == steps:
             loss = model.mean_loss()
             moment = time.perf_counter()
-            print(f"step {step:4}  loss {loss:.3f} nats per character  {(moment - shown) / (step - first):6.3f} s a step"
-                  f"  {moment - began:6.1f} s", flush=True)  # fmt: skip
+            pace = (moment - shown) / (step - first)
+            print(f"step {step:4}  loss {loss:.3f} nats per character  {pace:6.3f} s a step  {moment - began:6.1f} s",
+                  flush=True)  # fmt: skip
             shown, first = moment, step
 
 
@@ -656,8 +659,8 @@ def main() -> None:
     shape = Shape(len(text.characters), options.layers, options.width, options.heads, options.context)
     low = getattr(torch, options.dtype)
     model = GPT(shape, options.batch, low, options.seed, device)
-    print(f"{len(text.tokens):,} characters, {len(text.characters)} different ones; {model.parameters.size:,} parameters, "
-          f"{options.dtype}")  # fmt: skip
+    print(f"{len(text.tokens):,} characters, {len(text.characters)} different ones; "
+          f"{model.parameters.size:,} parameters, {options.dtype}")  # fmt: skip
     print(f"unigram entropy of the text: {text.entropy:.3f} nats per character")
     train(model, text, options.steps, options.rate, options.seed)
     loss = held_out_loss(model, text)

@@ -31,7 +31,7 @@ def wide_bits_kernel(out, seed, first, n, BLOCK: tl.constexpr):
 
 
 def wide_bits(seed, first, n):
-    """A 64-bit word for each of n 64-bit counters."""
+    """A 32-bit word, as int64, for each of n 64-bit counters."""
     out = torch.empty(n, dtype=torch.int64)
     wide_bits_kernel[(1,)](out, seed, first, n, BLOCK=triton.next_power_of_2(n))
     return out

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weft.codegen.checks import CONTEXT, WEIGHTS
+from weft.codegen.checks import CONTEXT
 from weft.codegen.sharedmemory import SharedMemory
 from weft.codegen.value import WARP_LANES, Value
 

@@ -40,12 +40,12 @@ _QUICK: tuple[tuple[Any, frozenset[str]], ...] = (
         abs sin cos erf floor ceil sign log2 log1p expm1 reciprocal eq.Tensor ne.Tensor lt.Tensor gt.Tensor le.Tensor
         ge.Tensor eq.Scalar ne.Scalar lt.Scalar gt.Scalar le.Scalar ge.Scalar pow.Tensor_Scalar pow.Tensor_Tensor
         where.self maximum minimum logical_not isnan _softmax _log_softmax _softmax_backward_data
-        _log_softmax_backward_data native_layer_norm embedding convolution native_batch_norm cat sum.dim_IntList sum mean
-        mean.dim index_select gather cumsum argmax masked_fill.Scalar clamp clamp_min any all tril triu index_put_
+        _log_softmax_backward_data native_layer_norm embedding convolution native_batch_norm cat sum.dim_IntList sum
+        mean mean.dim index_select gather cumsum argmax masked_fill.Scalar clamp clamp_min any all tril triu index_put_
         floor_divide remainder.Tensor bitwise_and.Tensor bitwise_or.Tensor bitwise_not logical_and zero_ fill_.Scalar
         sqrt_ clamp_ relu_ neg_
     """.split())),
-    (_C._nn, frozenset("gelu silu mse_loss hardtanh leaky_relu elu softplus".split())),
+    (_C._nn, frozenset("gelu silu hardtanh leaky_relu elu softplus".split())),
     (_C.TensorBase, frozenset("""
         add_.Tensor sub_.Tensor mul_.Tensor div_.Tensor addcmul_ addcdiv_ lerp_.Scalar masked_fill_.Scalar pow_.Scalar
         normal_ uniform_ scatter_add_ index_add_

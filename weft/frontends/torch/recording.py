@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from weft.frontends.torch.gpus import current_stream, gpus
+from weft.frontends.torch.gpus import StreamState, current_stream, gpus
 
 # (operator as "add.Tensor", positional arguments, result, keyword arguments, stream's id, device index), the order that
 # Timeline.operator has, so that nothing stands between a kernel and the timeline.
