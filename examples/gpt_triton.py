@@ -626,7 +626,7 @@ def train(model: GPT, text: Text, steps: int, rate: float, seed: int) -> None:
         model.forward(model.inputs)
         model.loss()
         model.backward()
-        falling = 0.55 + 0.45 * math.cos(math.pi * (step - warm_up) / (steps - warm_up))
+        falling = 0.55 + 0.45 * math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))
         now = step / warm_up if step < warm_up else falling
         model.parameters.adamw(step, model.rows, rate * now)
         if step == 1 or step % 50 == 0 or step == steps:
