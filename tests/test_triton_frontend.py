@@ -42,9 +42,14 @@ HERE = Path(__file__)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def gpu():
-    """The virtual GPU that this module's kernels run on."""
-    return weft.install("h100", children=False)
+def installed() -> None:
+    weft.install("h100", children=False)
+
+
+@pytest.fixture
+def gpu() -> weft.Device:
+    """The virtual GPU that kernels run on now."""
+    return devices.virtual_device()
 
 
 @pytest.fixture
@@ -183,6 +188,17 @@ def test_cuda_array_interface_alone_is_enough(gpu: weft.Device) -> None:
     x, out = gpu.array(np.arange(100, dtype=np.float32)), gpu.zeros(100)
     add_kernel[(1,)](Foreign(x), Foreign(x), Foreign(out), 100, BLOCK=128)
     assert np.array_equal(out.numpy(), 2 * x.numpy())
+
+
+def test_tensors_on_pytorchs_virtual_gpu(restored: None) -> None:
+    weft.install("h100", children=False)
+    x, y = torch.rand(300, device="cuda"), torch.rand(300, device="cuda")
+    out = torch.empty_like(x)
+    add_kernel[(2,)](x, y, out, 300, BLOCK=256)
+    assert torch.equal(out.cpu(), x.cpu() + y.cpu())
+    # As on a real GPU, a CPU tensor among them is a mistake.
+    with pytest.raises(ValueError, match=r"argument y_ptr: Pointer argument cannot be accessed from Triton \(cpu"):
+        add_kernel[(2,)](x, torch.rand(300), out, 300, BLOCK=256)
 
 
 def test_freed_weft_array_is_refused_by_name(gpu: weft.Device) -> None:

@@ -17,6 +17,13 @@ _devices: list[Device] = []
 _makers: tuple[Callable[[], Device], ...] = (Device,)
 
 
+class LaunchCapture:
+    """note: while a CUDA graph of PyTorch's is captured, what is told of each launch: a function that makes it again,
+    and its arguments. None otherwise."""
+
+    note: Callable[[Callable[..., None], tuple], None] | None = None
+
+
 def offer_devices(makers: Sequence[Callable[[], Device]]) -> None:
     """What the process's devices are: one function per ordinal, called at the first question for a device.
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from weft.frontends.devices import LaunchCapture
 from weft.frontends.torch.gpus import gpus
-from weft.frontends.torch.recording import current_timeline, recorder
+from weft.frontends.torch.recording import current_timeline, off_the_timeline, recorder
 
 _C = torch._C
 _handles = itertools.count(1)
@@ -40,24 +41,21 @@ def refuse_while_capturing() -> None:
         )
 
 
-def capture_call(function: Callable[[], Any]) -> None:
-    """Notes a launch that is no operator (a compiled kernel), to be made again at each replay."""
-    if CaptureState.graph is not None:
-        CaptureState.graph._steps.append(_Call(function))
-
-
 def graph_pool_handle() -> tuple[int, int]:
     """A new id of a private pool."""
     return (0, next(_handles))
 
 
-class _Call:
-    """A step that calls a function."""
+class _Launch:
+    """A step that launches a compiled kernel: a function that makes the launch, and arguments on the graph's memory."""
 
-    __slots__ = ("run",)
+    __slots__ = ("args", "function")
 
-    def __init__(self, run: Callable[[], Any]):
-        self.run = run
+    def __init__(self, function: Callable[..., None], args: tuple):
+        self.function, self.args = function, args
+
+    def run(self) -> None:
+        self.function(*self.args)
 
 
 class _Step:
@@ -114,6 +112,7 @@ class CudaGraph:
         if timeline is not None:
             timeline.capture_begin()
         recorder.add(self._note)
+        LaunchCapture.note = self._note_launch
         CaptureState.graph = self
 
     def capture_end(self) -> None:
@@ -121,6 +120,7 @@ class CudaGraph:
             raise RuntimeError("capture_end() called without a capture of this graph under way")
         CaptureState.graph = None
         recorder.remove(self._note)
+        LaunchCapture.note = None
         timeline = current_timeline()
         if timeline is not None:
             self._recorded = timeline.capture_end()
@@ -146,6 +146,9 @@ class CudaGraph:
             else:
                 results.append(self._own(tensor))
         self._steps.append(_Step(find_operator(name), held_args, held_kwargs, results))
+
+    def _note_launch(self, function: Callable[..., None], args: tuple) -> None:
+        self._steps.append(_Launch(function, tuple(self._hold(value) for value in args)))
 
     def _own(self, tensor: Any) -> Any:
         """The host tensor of a result made in this capture; the graph keeps its memory."""
@@ -203,14 +206,10 @@ class CudaGraph:
 
         if CaptureState.graph is not None:
             refuse_while_capturing()
-        sink, recorder.sink = recorder.sink, None
         below = _C._AutoDispatchBelowADInplaceOrView()
-        try:
-            with below, uncounted(gpus[self._index].allocator):
-                for step in self._steps:
-                    step.run()
-        finally:
-            recorder.sink = sink
+        with off_the_timeline(), below, uncounted(gpus[self._index].allocator):
+            for step in self._steps:
+                step.run()
         timeline = current_timeline()
         if timeline is not None and self._recorded is not None:
             from weft.frontends.torch.gpus import current_stream

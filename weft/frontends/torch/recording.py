@@ -8,10 +8,12 @@ keep their memory.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from weft.frontends.torch.gpus import StreamState, current_stream, gpus
+from weft.runtime import launch
 
 # (operator as "add.Tensor", positional arguments, result, keyword arguments, stream's id, device index), the order that
 # Timeline.operator has, so that nothing stands between a kernel and the timeline.
@@ -55,6 +57,18 @@ class Recorder:
 
 
 recorder = Recorder()
+
+
+@contextmanager
+def off_the_timeline() -> Iterator[None]:
+    """Work in here, operators and compiled kernels alike, is told to nobody."""
+    sink, recorder.sink = recorder.sink, None
+    observer, launch.observer = launch.observer, None
+    try:
+        yield
+    finally:
+        recorder.sink = sink
+        launch.observer = observer
 
 
 def record(name: str, args: tuple, kwargs: dict, result: Any, device: int) -> None:

@@ -5,8 +5,10 @@ Triton makes one Launcher per compiled kernel and calls it for every launch.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from weft.frontends.devices import LaunchCapture
 from weft.frontends.triton import scratch
 from weft.frontends.triton.arguments import TritonArguments
 from weft.frontends.triton.tensors import ranges_of
@@ -52,6 +54,9 @@ class Launcher:
                 self._launch_with_scratch(launch, stream, args)
             else:
                 launch(*args)
+            if LaunchCapture.note is not None:
+                again = partial(self, grid_x, grid_y, grid_z, stream, function, kernel_metadata, None, None, None)
+                LaunchCapture.note(again, args)
         if exit_hook is not None:
             exit_hook(launch_metadata)
 

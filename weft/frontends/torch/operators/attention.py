@@ -215,10 +215,47 @@ class with_autograd:
         self._keys.__exit__(*error)
 
 
+# ---------------------------------------------------------------- layouts, as torch/_meta_registrations.py has them
+def _arrange_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor with the strides that empty_like(like) has."""
+    return _copy_into(torch.empty_like(like, dtype=tensor.dtype), tensor)
+
+
+def _arrange_by_length(tensor: Tensor) -> Tensor:
+    """A (batch, heads, length, size) tensor that lies in memory as (batch, length, heads, size)."""
+    return tensor.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _copy_into(place: Tensor, tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride() == place.stride() and tensor.shape == place.shape else place.copy_(tensor)
+
+
+def _pad_sums(sums: Tensor, wanted: bool) -> Tensor:
+    """The memory-efficient kernel's log-sum-exp: its length a multiple of 32, or none."""
+    batch, heads, length = sums.shape
+    padded = sums.new_zeros(batch, heads, -(-length // 32) * 32 if wanted else 0, dtype=torch.float32)
+    if wanted:
+        padded[..., :length] = sums
+    return padded
+
+
+def _cpu_sums(sums: Tensor, length: int) -> Tensor:
+    """A saved log-sum-exp as the CPU's backward kernel has it."""
+    return _arrange_by_length(sums[..., :length].unsqueeze(-1)).squeeze(-1)
+
+
 # ---------------------------------------------------------------- the operators
-def _seed_tensors(seed: int, index: int) -> tuple[Tensor, Tensor]:
-    """The seed as CUDA keeps it, and its offset, which is 0."""
-    return to_cuda(torch.tensor(seed), index), to_cuda(torch.tensor(0), index)
+def _seed_tensors(seed: int, index: int, flash: bool) -> tuple[Tensor, Tensor]:
+    """The seed and its offset, which is 0, as CUDA keeps them."""
+    if flash:
+        host = torch.tensor([seed, 0]).view(torch.uint64), torch.tensor(0).view(torch.uint64)
+    else:
+        host = torch.tensor(seed), torch.tensor(0)
+    return to_cuda(host[0], index), to_cuda(host[1], index)
+
+
+def _read_seed(tensor: Tensor, dropout_p: float) -> int:
+    return int(to_host(tensor).view(torch.int64).flatten()[0]) if dropout_p else 0
 
 
 def flash_forward(query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0, is_causal: bool = False,
@@ -229,8 +266,9 @@ def flash_forward(query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 
             to_host(query), to_host(key), to_host(value), None, dropout_p, is_causal, scale, index
         )
         result = (
-            to_cuda(output, index), to_cuda(sums, index), None, None, query.size(2), key.size(2),
-            *_seed_tensors(seed, index), to_cuda(torch.empty(0, dtype=query.dtype), index),
+            to_cuda(_arrange_like(output, to_host(query)), index), to_cuda(sums.float().contiguous(), index),
+            None, None, query.size(2), key.size(2), *_seed_tensors(seed, index, True),
+            to_cuda(torch.empty(0, dtype=query.dtype), index),
         )  # fmt: skip
     given = {"scale": scale}
     record("_scaled_dot_product_flash_attention", (query, key, value, dropout_p, is_causal), given, result, index)
@@ -243,14 +281,17 @@ def flash_backward(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, 
     index = query.get_device()
     with _C.DisableTorchFunction():
         found = _backward(
-            to_host(grad_out), to_host(query), to_host(key), to_host(value), None, to_host(out), to_host(logsumexp),
-            dropout_p, is_causal, scale, int(to_host(philox_seed)) if dropout_p else 0, False,
+            to_host(grad_out), to_host(query), to_host(key), to_host(value), None, to_host(out),
+            _cpu_sums(to_host(logsumexp), query.size(2)), dropout_p, is_causal, scale,
+            _read_seed(philox_seed, dropout_p), False,
         )  # fmt: skip
-        result = tuple(to_cuda(tensor, index) for tensor in found[:3])
+        result = tuple(
+            to_cuda(_arrange_like(tensor, to_host(like)), index) for tensor, like in zip(found[:3], (query, key, value))
+        )
     record(
         "_scaled_dot_product_flash_attention_backward",
-        (grad_out, query, key, value, out, logsumexp, None, None, max_q, max_k, dropout_p, is_causal), {}, result,
-        index,
+        (grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal,
+         philox_seed, philox_offset), {"scale": scale}, result, index,
     )  # fmt: skip
     return result
 
@@ -264,7 +305,10 @@ def efficient_forward(query: Tensor, key: Tensor, value: Tensor, attn_bias: Tens
         output, sums, seed = _forward(
             to_host(query), to_host(key), to_host(value), mask, dropout_p, is_causal, scale, index
         )
-        result = (to_cuda(output, index), to_cuda(sums, index), *_seed_tensors(seed, index))
+        result = (
+            to_cuda(_arrange_by_length(output), index), to_cuda(_pad_sums(sums, compute_log_sumexp), index),
+            *_seed_tensors(seed, index, False),
+        )  # fmt: skip
     record(
         "_scaled_dot_product_efficient_attention",
         (query, key, value, attn_bias, compute_log_sumexp, dropout_p, is_causal), {"scale": scale}, result, index,
@@ -283,17 +327,19 @@ def efficient_backward(grad_out_: Tensor, query: Tensor, key: Tensor, value: Ten
         has_bias = attn_bias is not None and attn_bias.numel() > 0
         mask = to_host(attn_bias) if has_bias and attn_bias is not None else None
         found = _backward(
-            to_host(grad_out_), to_host(query), to_host(key), to_host(value), mask, to_host(out), to_host(logsumexp),
-            dropout_p, is_causal, scale, int(to_host(philox_seed)) if dropout_p else 0,
-            has_bias and grad_input_mask[3],
+            to_host(grad_out_), to_host(query), to_host(key), to_host(value), mask, to_host(out),
+            _cpu_sums(to_host(logsumexp), query.size(2)), dropout_p, is_causal, scale,
+            _read_seed(philox_seed, dropout_p), has_bias and grad_input_mask[3],
         )  # fmt: skip
+        arranged = [_arrange_by_length(tensor) for tensor in found[:3] if tensor is not None]
         result = tuple(
             to_cuda(tensor, index) if tensor is not None and wanted else None
-            for tensor, wanted in zip(found, grad_input_mask)
+            for tensor, wanted in zip((*arranged, found[3]), grad_input_mask)
         )
     record(
         "_scaled_dot_product_efficient_attention_backward",
-        (grad_out_, query, key, value, attn_bias, out, logsumexp), {"is_causal": is_causal}, result, index,
+        (grad_out_, query, key, value, attn_bias, out, logsumexp, philox_seed, philox_offset, dropout_p,
+         grad_input_mask, is_causal), {"scale": scale}, result, index,
     )  # fmt: skip
     return result
 
@@ -302,8 +348,9 @@ def cudnn_forward(query: Tensor, key: Tensor, value: Tensor, attn_bias: Tensor |
                   dropout_p: float = 0.0, is_causal: bool = False, return_debug_mask: bool = False, *,
                   scale: float | None = None) -> tuple:  # fmt: skip
     output, sums, seed, offset = efficient_forward(
-        query, key, value, attn_bias, compute_log_sumexp, dropout_p, is_causal, scale=scale
+        query, key, value, attn_bias, True, dropout_p, is_causal, scale=scale
     )
+    sums = sums[..., : query.size(2)].unsqueeze(-1).contiguous()
     return (output, sums, None, None, query.size(2), key.size(2), seed, offset, None)
 
 
@@ -312,7 +359,7 @@ def cudnn_backward(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, 
                    max_q: int, max_k: int, dropout_p: float, is_causal: bool, *,
                    scale: float | None = None) -> tuple:  # fmt: skip
     return efficient_backward(
-        grad_out, query, key, value, attn_bias, out, logsumexp, philox_seed, philox_offset, dropout_p,
+        grad_out, query, key, value, attn_bias, out, logsumexp.squeeze(-1), philox_seed, philox_offset, dropout_p,
         [True, True, True, False], is_causal, scale=scale,
     )[:3]  # fmt: skip
 
@@ -388,11 +435,12 @@ def packed_flash_forward(query: Tensor, key: Tensor, value: Tensor, cum_seq_q: T
             scale, seed, (window_size_left, window_size_right),
         )  # fmt: skip
         result = (
-            to_cuda(output, index), to_cuda(sums, index), *_seed_tensors(seed, index),
-            to_cuda(torch.empty(0, dtype=query.dtype), index),
+            to_cuda(_arrange_like(output, to_host(query)), index), to_cuda(sums.float().contiguous(), index),
+            *_seed_tensors(seed, index, True), to_cuda(torch.empty(0, dtype=query.dtype), index),
         )  # fmt: skip
-    given = (query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal)
-    record("_flash_attention_forward", given, {}, result, index)
+    given = (query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, return_debug_mask)
+    options = {"scale": scale, "window_size_left": window_size_left, "window_size_right": window_size_right}
+    record("_flash_attention_forward", given, options, result, index)
     return result
 
 
@@ -403,7 +451,7 @@ def packed_flash_backward(grad_out: Tensor, query: Tensor, key: Tensor, value: T
                           window_size_right: int | None = None) -> tuple:  # fmt: skip
     index = query.get_device()
     with _C.DisableTorchFunction():
-        seed = int(to_host(rng_state)) if dropout_p else 0
+        seed = _read_seed(rng_state, dropout_p)
         hosts = [to_host(tensor) for tensor in (query, key, value)]
         gradient = to_host(grad_out)
         with with_autograd():
@@ -414,8 +462,12 @@ def packed_flash_backward(grad_out: Tensor, query: Tensor, key: Tensor, value: T
             )  # fmt: skip
             found = torch.autograd.grad(output, leaves, gradient)
         result = tuple(to_cuda(tensor, index) for tensor in found)
-    given = (grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal)
-    record("_flash_attention_backward", given, {}, result, index)
+    given = (
+        grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal,
+        rng_state, unused,
+    )  # fmt: skip
+    options = {"scale": scale, "window_size_left": window_size_left, "window_size_right": window_size_right}
+    record("_flash_attention_backward", given, options, result, index)
     return result
 
 

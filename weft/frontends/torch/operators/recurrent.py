@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from weft.frontends.torch.gpus import gpus
+from weft.frontends.torch.graphs import is_capturing
 from weft.frontends.torch.operators.attention import with_autograd
 from weft.frontends.torch.recording import record
 from weft.frontends.torch.tensors import Tensor, to_cuda, to_host
@@ -118,6 +119,11 @@ def cudnn_rnn(data: Tensor, weight: list[Tensor], weight_stride0: int, weight_bu
         options = (weight_stride0, num_layers, batch_first, dropout, train, bidirectional, list(batch_sizes), index)
         graph = None
         if train and torch.is_grad_enabled():
+            if is_capturing():
+                raise RuntimeError(
+                    "the training of a recurrent network cannot be captured in a CUDA graph on a virtual GPU: capture "
+                    "the rest, or set torch.backends.cudnn.enabled = False"
+                )
             with with_autograd():
                 leaves = [host.detach().requires_grad_() for host in hosts]
                 cell = leaves[2] if first == 3 else None
