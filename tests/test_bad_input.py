@@ -231,6 +231,39 @@ def test_trap(gpu) -> None:
         kernel(gpu, "", "trap;\nret;")[2, 32]()
 
 
+CHECKED = """
+ld.param.u64 %rd1, [x]; ld.param.u64 %rd2, [out];
+mov.u32 %r1, %tid.x; mul.wide.u32 %rd3, %r1, 4; add.s64 %rd1, %rd1, %rd3; add.s64 %rd2, %rd2, %rd3;
+ld.global.b32 %r2, [%rd1];
+setp.ge.s32 %p1, %r2, 100;
+@%p1 bra BAD;
+bar.sync 0;
+st.global.b32 [%rd2], %r2;
+setp.lt.s32 %p2, %r2, 0;
+@%p2 bra BAD;
+bar.sync 0;
+add.s32 %r2, %r2, 1;
+setp.eq.s32 %p2, %r1, 5;
+@%p2 bra FIVE;
+st.global.b32 [%rd2+128], %r2;
+ret;
+FIVE: st.global.b32 [%rd2+128], 777;
+ret;
+BAD: trap;
+"""
+
+
+def test_branches_to_a_trap_that_are_not_taken(gpu) -> None:
+    checked = kernel(gpu, ".param .u64 x, .param .u64 out", CHECKED)
+    out = gpu.zeros((2, 32), np.int32)
+    x = np.arange(32, dtype=np.int32)
+    checked[1, 32](gpu.array(x), out)
+    assert np.array_equal(out.numpy(), [x, np.where(x == 5, 777, x + 1)])
+    for wrong in (x + 90, x - 1):
+        with pytest.raises(TrapError):
+            checked[1, 32](gpu.array(wrong.astype(np.int32)), out)
+
+
 # ---------------------------------------------------------------- what never ends
 def test_infinite_loop_under_a_time_limit(gpu) -> None:
     loop = kernel(gpu, "", "L:\nbra L;\nret;")

@@ -363,3 +363,41 @@ def test_moves():
 def test_table_must_be_constant():
     ins = Instruction("lop3", ("b32",), (*(Register(f"%r{i}") for i in range(4)), Immediate(0x80)))
     assert match(ins).operand_type("lut").name == "b32"
+
+
+EXTENDED = """
+.version 8.3
+.target sm_90
+.address_size 64
+.visible .entry extended(.param .u64 p_out)
+{
+    .reg .b64 %out, %a;
+    .reg .b32 %r, %d;
+    .reg .b16 %h;
+    ld.param.u64 %out, [p_out];
+    mov.u32 %r, %tid.x;
+    mul.wide.u32 %a, %r, 16;
+    add.u64 %out, %out, %a;
+    shl.b32 %r, %r, 3;
+    cvt.s8.s32 %h, %r;
+    cvt.s32.s16 %d, %h;
+    st.global.b32 [%out], %d;
+    cvt.u8.s32 %h, %r;
+    cvt.s32.s16 %d, %h;
+    st.global.b32 [%out+4], %d;
+    cvt.s8.s32 %a, %r;
+    st.global.b64 [%out+8], %a;
+    ret;
+}
+"""
+
+
+def test_results_fill_wider_registers():
+    # PTX manual, cvt: a register wider than the destination's type takes the result extended by the type's sign.
+    gpu = device()
+    out = gpu.zeros((32, 4), dtype=np.int32)
+    gpu.load(EXTENDED)["extended"][1, 32](out)
+    signed = (np.arange(32) * 8).astype(np.int8).astype(np.int64)
+    assert out.numpy()[:, 0].tolist() == signed.tolist()
+    assert out.numpy()[:, 1].tolist() == (signed % 256).tolist()
+    assert out.numpy()[:, 2:].copy().view(np.int64)[:, 0].tolist() == signed.tolist()

@@ -26,8 +26,13 @@ CHIPS = {"sm_80": "a100-80gb", "sm_90": "h100"}
 def arch(request) -> str:
     """The architecture that this test's kernels are compiled for, on a chip that has it."""
     weft.install(CHIPS[request.param], triton_arch="", children=False)
-    torch.manual_seed(1)
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_each_time() -> None:
+    """Whatever ran before, and in whichever process."""
+    torch.manual_seed(1)
 
 
 def integers(dtype, n, low=-50, high=50):
@@ -305,20 +310,23 @@ def test_online_softmax(dtype) -> None:
 
 
 # ---------------------------------------------------------------- random numbers
-def philox(key: int, counter: np.ndarray) -> np.ndarray:
-    """Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), written from the paper: rows
-    of four words for counters of 64 bits, whose upper two words are 0."""
-    mask = 0xFFFFFFFF
+def philox(key: int, counters: np.ndarray, bits: int = 32) -> np.ndarray:
+    """Philox4x32-10 or 4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), written from the
+    paper: rows of four words for counters of up to two words; the rest of the counter is 0. The key of 4x64 is one
+    word."""
+    mask = (1 << bits) - 1
+    multipliers = (0xD2511F53, 0xCD9E8D57) if bits == 32 else (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+    weyl = (0x9E3779B9, 0xBB67AE85) if bits == 32 else (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
     rows = []
-    for first in counter:
-        x = [int(first) & mask, int(first) >> 32, 0, 0]
-        k = [key & mask, key >> 32 & mask]
+    for counter in counters:
+        x = [int(counter) & mask, int(counter) >> bits, 0, 0]
+        k = [key & mask, key >> bits]
         for _ in range(10):
-            low, high = 0xD2511F53 * x[0], 0xCD9E8D57 * x[2]
-            x = [high >> 32 ^ x[1] ^ k[0], high & mask, low >> 32 ^ x[3] ^ k[1], low & mask]
-            k = [k[0] + 0x9E3779B9 & mask, k[1] + 0xBB67AE85 & mask]
+            low, high = multipliers[0] * x[0], multipliers[1] * x[2]
+            x = [high >> bits ^ x[1] ^ k[0], high & mask, low >> bits ^ x[3] ^ k[1], low & mask]
+            k = [(k[i] + weyl[i]) & mask for i in (0, 1)]
         rows.append(x)
-    return np.array(rows, dtype=np.uint32)
+    return np.array(rows, dtype=np.uint32 if bits == 32 else np.uint64)
 
 
 def uniform_numbers(words: np.ndarray) -> np.ndarray:
@@ -338,9 +346,10 @@ def test_random_bits(seed: int) -> None:
 
 
 def test_random_bits_of_64_bit_counters() -> None:
-    first = 2**40 + 5
-    got = random.wide_bits(99, first, 100).numpy() & 0xFFFFFFFF
-    assert np.array_equal(got, philox(99, first + np.arange(100))[:, 0])
+    counters = 2**40 + 5 + np.arange(100)
+    got = random.wide_bits(99, 2**40 + 5, 100).numpy().view(np.uint64)
+    assert np.array_equal(got[:, 0] & np.uint64(0xFFFFFFFF), philox(99, counters)[:, 0])
+    assert np.array_equal(got[:, 1:], philox(99, counters, 64))
 
 
 def test_random_numbers() -> None:

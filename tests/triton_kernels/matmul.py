@@ -30,8 +30,8 @@ def matmul_kernel(a, b, c, m, n, k, a_row, a_depth, b_depth, b_column, c_row, c_
     b_at = b + depth[:, None] * b_depth + column[None, :] * b_column
     total = tl.zeros((TILE_M, TILE_N), dtype=SUM)
     for start in range(0, k, TILE_K):
-        left = tl.load(a_at, mask=(row < m)[:, None] & (start + depth < k)[None, :], other=0)
-        right = tl.load(b_at, mask=(start + depth < k)[:, None] & (column < n)[None, :], other=0)
+        left = tl.load(a_at, mask=(row < m)[:, None] & (start + depth < k)[None, :], other=0.0)
+        right = tl.load(b_at, mask=(start + depth < k)[:, None] & (column < n)[None, :], other=0.0)
         total = tl.dot(left, right, total, input_precision=PRECISION, out_dtype=SUM)
         a_at += TILE_K * a_depth
         b_at += TILE_K * b_depth

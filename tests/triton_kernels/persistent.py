@@ -21,12 +21,11 @@ def host_kernel(a, b, c, m, n, k, TILE_M: tl.constexpr, TILE_N: tl.constexpr, TI
                 SPECIALIZE: tl.constexpr):  # fmt: skip
     """a, b and c are descriptors; b is (n, k) where B_TURNED."""
     rows, columns = tl.cdiv(m, TILE_M), tl.cdiv(n, TILE_N)
-    for tile in tl.range(tl.program_id(0), rows * columns, tl.num_programs(0), flatten=FLATTEN,
-                         warp_specialize=SPECIALIZE):  # fmt: skip
+    for tile in tl.range(tl.program_id(0), rows * columns, tl.num_programs(0), flatten=FLATTEN):
         place_m, place_n = place_of(tile, rows, columns, GROUP)
         row, column = place_m * TILE_M, place_n * TILE_N
         total = tl.zeros((TILE_M, TILE_N), tl.float32)
-        for start in range(0, k, TILE_K):
+        for start in tl.range(0, k, TILE_K, warp_specialize=SPECIALIZE):
             left = a.load([row, start])
             if B_TURNED:
                 right = b.load([column, start]).T

@@ -27,12 +27,19 @@ def bits(seed, n):
 @triton.jit
 def wide_bits_kernel(out, seed, first, n, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)
-    tl.store(out + at, tl.randint(seed, first + at.to(tl.int64)), mask=at < n)
+    counter = first + at.to(tl.int64)
+    zero = counter * 0
+    a, b, c, d = tl.philox(seed, counter, zero, zero, zero)
+    tl.store(out + 5 * at, tl.randint(seed, counter).to(tl.int64), mask=at < n)
+    tl.store(out + 5 * at + 1, a.to(tl.int64, bitcast=True), mask=at < n)
+    tl.store(out + 5 * at + 2, b.to(tl.int64, bitcast=True), mask=at < n)
+    tl.store(out + 5 * at + 3, c.to(tl.int64, bitcast=True), mask=at < n)
+    tl.store(out + 5 * at + 4, d.to(tl.int64, bitcast=True), mask=at < n)
 
 
 def wide_bits(seed, first, n):
-    """A 32-bit word, as int64, for each of n 64-bit counters."""
-    out = torch.empty(n, dtype=torch.int64)
+    """For each of n 64-bit counters from `first` on: randint's 32 bits, and four 64-bit words of Philox4x64."""
+    out = torch.empty((n, 5), dtype=torch.int64)
     wide_bits_kernel[(1,)](out, seed, first, n, BLOCK=triton.next_power_of_2(n))
     return out
 
