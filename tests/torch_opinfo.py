@@ -1,60 +1,144 @@
-"""PyTorch's own database of operators (OpInfo), run on a virtual GPU and held against the CPU's results.
+"""PyTorch's own database of operators (OpInfo) on a virtual GPU: one operator and data type in, an Outcome out.
 
-    weft run tests/torch_opinfo.py [--dtypes float32,bfloat16] [--ops PATTERN] [--samples 4] [--backward] [--json FILE]
-
-Every sample input is computed on the CPU and on the GPU, in place and out of place, forward and (for types that have
-gradients) backward. Operators listed in tests/torch_opinfo_exceptions.txt may fail, each for the reason given there;
-one that is listed and passes is reported too.
+For each sample input the operator runs on the CPU and on the GPU and the two are compared: results and gradients, the
+same with tensors that are not contiguous, the in-place form, the out= form (right shape, empty, other strides), whether
+the result is a view, and the errors that the database asks for. tests/test_torch_operators.py runs a part of it,
+tools/torch_sweep.py all. Operators in tests/torch_opinfo_exceptions.txt may fail, each for the reason given there.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
-import fnmatch
-import json
+import itertools
 import random
-import sys
-import time
-import warnings
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy
+import torch
+
 EXCEPTIONS = Path(__file__).with_name("torch_opinfo_exceptions.txt")
+DTYPES = ("float32", "bfloat16", "float16", "int64", "bool", "complex64")
+ASPECTS = ("forward", "backward", "strided", "inplace", "out", "errors")
+DEVICE = "cuda"
+
+# Relative and absolute error of results that were rounded to a type; gradients pass through more roundings.
+_LOOSE = {torch.float16: 2e-2, torch.bfloat16: 6e-2}
+_CLOSE = 1e-4
+
+# Their results are whatever the memory held.
+_UNINITIALISED = frozenset("""
+    empty empty_like empty_permuted empty_strided new_empty new_empty_strided resize_ resize_as_
+""".split())
+# Their results are drawn: the two devices have generators of their own.
+_RANDOM = frozenset("""
+    bernoulli multinomial normal rand_like randint randint_like randn randn_like uniform exponential cauchy geometric
+    log_normal nn.functional.dropout nn.functional.dropout2d nn.functional.dropout3d nn.functional.alpha_dropout
+    nn.functional.feature_alpha_dropout nn.functional.fractional_max_pool2d nn.functional.fractional_max_pool3d
+    nn.functional.rrelu nn.functional.gumbel_softmax nn.functional.multi_head_attention_forward
+    nn.functional.scaled_dot_product_attention svd_lowrank pca_lowrank
+""".split())
+
+
+@dataclass
+class Outcome:
+    """What one operator did for one data type.
+
+    passed: samples per aspect. failures: aspect -> the first error. refused: samples that the CPU itself refuses.
+    """
+
+    name: str
+    dtype: str
+    passed: Counter = field(default_factory=Counter)
+    failures: dict[str, str] = field(default_factory=dict)
+    refused: int = 0
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}:{self.dtype}"
+
+    def keys(self) -> set[str]:
+        """The names under which this outcome's failures may be listed."""
+        return {self.name, self.key} | {f"{self.key}:{aspect}" for aspect in self.failures}
+
+    def is_excused(self, exceptions: dict[str, str]) -> bool:
+        """Whether every failure has a reason in the list."""
+        if self.name in exceptions or self.key in exceptions:
+            return True
+        return all(f"{self.key}:{aspect}" in exceptions for aspect in self.failures)
 
 
 def read_exceptions() -> dict[str, str]:
-    """operator (or operator:dtype) -> reason."""
-    found = {}
-    for line in EXCEPTIONS.read_text().splitlines() if EXCEPTIONS.exists() else ():
+    """operator, operator:type or operator:type:aspect -> reason. Asserts that each has one."""
+    found: dict[str, str] = {}
+    for line in EXCEPTIONS.read_text().splitlines():
         if line.strip() and not line.startswith("#"):
             name, _, reason = line.partition(" ")
             assert reason.strip(), f"{EXCEPTIONS.name}: {name} has no reason"
+            assert name not in found, f"{EXCEPTIONS.name}: {name} stands there twice"
             found[name] = reason.strip()
     return found
 
 
-def to_device(value: Any, device: str) -> Any:
-    """A copy of a sample's value on a device; tensors keep their strides' order, requires_grad and laziness."""
-    import torch
+def operators() -> list[Any]:
+    """The database."""
+    from torch.testing._internal.common_methods_invocations import op_db
 
+    return list(op_db)
+
+
+def name_of(op: Any) -> str:
+    return op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
+
+
+def dtypes_of(op: Any, among: tuple[str, ...] = DTYPES) -> list[str]:
+    """Those of the types that the CPU supports for an operator."""
+    supported = op.supported_dtypes("cpu")
+    return [text for text in among if getattr(torch, text) in supported]
+
+
+# ---------------------------------------------------------------- samples
+def seed_everything() -> None:
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+
+
+def move(value: Any, device: str) -> Any:
+    """A copy of a sample's value on a device; tensors keep requires_grad."""
     if isinstance(value, torch.Tensor):
         moved = value.detach().to(device)
         if not moved.is_nested and moved.layout is torch.strided and value.device.type == device:
             moved = moved.clone()
         return moved.requires_grad_(value.requires_grad)
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(to_device(entry, device) for entry in value)
+        return type(value)(move(entry, device) for entry in value)
     if isinstance(value, dict):
-        return {key: to_device(entry, device) for key, entry in value.items()}
+        return {key: move(entry, device) for key, entry in value.items()}
     if isinstance(value, torch.device) or value == "cpu":
         return torch.device(device)
     return value
 
 
-def tensors_in(value: Any) -> list[Any]:
-    import torch
+def spread(value: Any) -> Any:
+    """The same values in tensors that are not contiguous; as `value` lies on its device."""
+    from torch.testing._internal.common_utils import noncontiguous_like
 
+    if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided or value.is_nested or not value.numel():
+            return value
+        return noncontiguous_like(value.detach()).requires_grad_(value.requires_grad)
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(spread(entry) for entry in value)
+    if isinstance(value, dict):
+        return {key: spread(entry) for key, entry in value.items()}
+    return value
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, (list, tuple)):
@@ -64,21 +148,41 @@ def tensors_in(value: Any) -> list[Any]:
     return []
 
 
-def run_sample(op: Any, sample: Any, device: str, backward: bool) -> tuple[Any, list[Any]]:
-    """(output, gradients of the inputs) of one sample on a device."""
-    import torch
+def compare(expected: Any, found: Any, dtype: torch.dtype, values: bool = True, views: bool = False) -> None:
+    """Raises AssertionError where results differ by more than rounding, or lie on the wrong device."""
+    wanted, got = tensors_in(expected), tensors_in(found)
+    assert len(wanted) == len(got), f"{len(got)} results, expected {len(wanted)}"
+    loose = _LOOSE.get(dtype, _CLOSE)
+    for one, other in zip(wanted, got):
+        assert other.device.type == DEVICE, f"a result is on {other.device}"
+        assert one.dtype == other.dtype, f"{other.dtype}, expected {one.dtype}"
+        assert one.shape == other.shape, f"{tuple(other.shape)}, expected {tuple(one.shape)}"
+        assert one.layout == other.layout, f"{other.layout}, expected {one.layout}"
+        if views:
+            assert one._is_view() == other._is_view(), f"view: {other._is_view()}, expected {one._is_view()}"
+        if values:
+            torch.testing.assert_close(
+                other.detach().cpu(), one.detach(), rtol=loose, atol=loose, equal_nan=True, check_stride=False
+            )
+    plain = (bool, int, float, complex)
+    if not wanted and isinstance(expected, plain) and values:
+        assert type(expected) is type(found), f"{type(found)}, expected {type(expected)}"
+        assert found == expected or found != found or abs(found - expected) < loose * max(1, abs(expected))
 
+
+# ---------------------------------------------------------------- one sample
+def _run(op: Any, sample: Any, device: str, backward: bool, strided: bool) -> tuple[Any, list[Any]]:
+    """(output, gradients of the inputs) of one sample on a device."""
     torch.manual_seed(0)
-    moved = [to_device(value, device) for value in (sample.input, sample.args, sample.kwargs)]
+    moved = [move(value, device) for value in (sample.input, sample.args, sample.kwargs)]
+    if strided:
+        moved = [spread(value) for value in moved]
     output = op(moved[0], *moved[1], **moved[2])
-    if sample.output_process_fn_grad is not None:
-        processed = sample.output_process_fn_grad(output)
-    else:
-        processed = output
     if not backward:
         return output, []
+    process = sample.output_process_fn_grad
     inputs = [tensor for tensor in tensors_in(moved) if tensor.requires_grad and tensor.is_leaf]
-    results = [tensor for tensor in tensors_in(processed) if tensor.requires_grad]
+    results = [tensor for tensor in tensors_in(output if process is None else process(output)) if tensor.requires_grad]
     if not inputs or not results:
         return output, []
     torch.manual_seed(1)
@@ -87,112 +191,156 @@ def run_sample(op: Any, sample: Any, device: str, backward: bool) -> tuple[Any, 
     return output, [gradient for gradient in gradients if gradient is not None]
 
 
-def compare(name: str, expected: Any, found: Any, dtype: Any) -> None:
-    """Raises AssertionError where results differ by more than rounding."""
-    import torch
+def _run_in_place(op: Any, sample: Any, device: str) -> Any:
+    torch.manual_seed(0)
+    given, args, kwargs = (move(value, device) for value in (sample.input, sample.args, sample.kwargs))
+    with torch.no_grad():
+        result = op.inplace_variant(given, *args, **kwargs)
+        assert result is given, "the in-place form returns another tensor"
+    return result
 
-    wanted, got = tensors_in(expected), tensors_in(found)
-    assert len(wanted) == len(got), f"{name}: {len(got)} results, expected {len(wanted)}"
-    loose = {torch.float16: 2e-2, torch.bfloat16: 6e-2}.get(dtype, 1e-4)
-    for one, other in zip(wanted, got):
-        assert other.device.type == "cuda", f"{name}: a result is on {other.device}"
-        assert one.dtype == other.dtype, f"{name}: {other.dtype}, expected {one.dtype}"
-        torch.testing.assert_close(
-            other.detach().cpu(), one.detach(), rtol=loose, atol=loose, equal_nan=True, check_stride=False
+
+def _out_arguments(expected: Any, device: str, form: str) -> Any:
+    """out= arguments for a result: of its shape ("full"), without elements ("empty"), or with other strides."""
+    if isinstance(expected, torch.Tensor):
+        if form == "empty":
+            return torch.empty(0, dtype=expected.dtype, device=device)
+        if form == "full":
+            return torch.zeros(expected.shape, dtype=expected.dtype, device=device)
+        return torch.zeros(expected.shape[::-1], dtype=expected.dtype, device=device).permute(
+            *range(expected.dim() - 1, -1, -1)
         )
+    return tuple(_out_arguments(entry, device, form) for entry in expected)
 
 
-def unpredictable(op: Any) -> bool:
-    """Operators with random or uninitialised results: only shapes and types can be compared."""
-    names = ("empty", "rand", "bernoulli", "multinomial", "normal", "dropout", "uniform", "exponential", "cauchy",
-             "geometric", "log_normal", "fractional_max_pool", "rrelu", "svd_lowrank", "pca_lowrank", "poisson",
-             "gumbel_softmax", "new_empty", "scaled_dot_product_attention_dropout")  # fmt: skip
-    return any(name in op.name for name in names)
+def _run_out(op: Any, sample: Any, device: str, expected: Any, form: str) -> Any:
+    torch.manual_seed(0)
+    given, args, kwargs = (move(value, device) for value in (sample.input, sample.args, sample.kwargs))
+    out = _out_arguments(expected, device, form)
+    before = [(tensor.data_ptr(), tensor.stride()) for tensor in tensors_in(out)]
+    with torch.no_grad():
+        op(given, *args, **kwargs, out=out)
+    after = [(tensor.data_ptr(), tensor.stride()) for tensor in tensors_in(out)]
+    assert form == "empty" or before == after, f"out= tensors have moved: {after}, before {before}"
+    return out
 
 
-def sweep_operator(op: Any, dtype: Any, samples: int, backward: bool) -> tuple[int, int]:
-    """(forward samples, backward samples) that passed. Raises at the first that fails."""
-    import torch
-
-    passed = [0, 0]
-    generator = op.sample_inputs("cpu", dtype, requires_grad=backward)
-    for number, sample in enumerate(generator):
-        if number >= samples:
-            break
-        try:
-            expected, wanted = run_sample(op, sample, "cpu", backward)
-        except Exception:
-            continue  # what the CPU cannot do is not asked of the GPU
-        found, got = run_sample(op, sample, "cuda", backward)
-        if unpredictable(op):
-            shapes = [[(t.shape, t.dtype) for t in tensors_in(value)] for value in (expected, found)]
-            assert shapes[0] == shapes[1], f"{shapes[1]}, expected {shapes[0]}"
-        else:
-            compare("forward", expected, found, dtype)
-            compare("backward", wanted, got, dtype)
-        passed[0] += 1
-        passed[1] += bool(wanted)
-    del torch
-    return passed[0], passed[1]
+def _attempt(work: Callable[..., Any], *args: Any) -> tuple[bool, Any]:
+    """(whether it went well, result): for the CPU, which decides what is asked of the GPU."""
+    try:
+        return True, work(*args)
+    except Exception:
+        return False, None
 
 
-def main() -> int:
-    import numpy
-    import torch
+class Checker:
+    """Checks one operator for one data type, with `samples` samples at most (None: all)."""
 
-    warnings.simplefilter("ignore")
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--dtypes", default="float32,bfloat16,float16,int64,bool,complex64")
-    parser.add_argument("--ops", default="*")
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--shard", default="0/1")
-    parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--json")
-    options = parser.parse_args()
-    from torch.testing._internal.common_methods_invocations import op_db
+    def __init__(self, op: Any, dtype: str, samples: int | None, aspects: tuple[str, ...] = ASPECTS):
+        self.op, self.dtype, self.samples, self.aspects = op, getattr(torch, dtype), samples, aspects
+        self.outcome = Outcome(name_of(op), dtype)
+        self.values = op.name not in _UNINITIALISED and op.name not in _RANDOM
+        self.backward = op.supports_autograd and self.dtype in op.supported_backward_dtypes("cpu")
 
-    assert torch.cuda.is_available(), "run under `weft run`"
-    exceptions = read_exceptions()
-    part, parts = (int(number) for number in options.shard.split("/"))
-    counts: collections.Counter = collections.Counter()
-    failed: dict[str, str] = {}
-    names = set()
-    began = time.time()
-    for place, op in enumerate(op_db):
-        name = op.name + (f".{op.variant_test_name}" if op.variant_test_name else "")
-        if place % parts != part or not fnmatch.fnmatch(name, options.ops):
-            continue
-        for text in options.dtypes.split(","):
-            dtype = getattr(torch, text)
-            if dtype not in op.supported_dtypes("cpu"):
-                continue
-            backward = op.supports_autograd and dtype in op.supported_backward_dtypes("cpu")
-            random.seed(0)
-            numpy.random.seed(0)
-            torch.manual_seed(0)
-            key = f"{name}:{text}"
-            names.add(key)
-            try:
-                forwards, backwards = sweep_operator(op, dtype, options.samples, backward)
-                counts["forward"] += forwards
-                counts["backward"] += backwards
-            except Exception as error:
-                failed[key] = f"{type(error).__name__}: {str(error)[:300]}"
-                if options.verbose:
-                    print(key, failed[key].splitlines()[0], flush=True)
-    surprising = {key: why for key, why in failed.items() if not {key, key.partition(":")[0]} & exceptions.keys()}
-    total = len(names)
-    print(
-        f"{total} operators x types, {total - len(failed)} pass ({100 * (1 - len(failed) / max(total, 1)):.1f} %): "
-        f"{counts['forward']} forward and {counts['backward']} backward samples; {len(failed)} fail, "
-        f"{len(surprising)} of them without a reason; {time.time() - began:.0f} s"
-    )
-    for key, why in sorted(surprising.items()):
-        print("FAIL", key, why.splitlines()[0] if why.splitlines() else "")
-    if options.json:
-        Path(options.json).write_text(json.dumps({"total": total, "failed": failed, "counts": counts}, indent=1))
-    return 1 if surprising else 0
+    def run(self) -> Outcome:
+        for sample in self._samples():
+            self._check_results(sample, "forward")
+            if "strided" in self.aspects:
+                self._check_results(sample, "strided")
+            if "inplace" in self.aspects and self.op.inplace_variant and not sample.broadcasts_input:
+                self._check_in_place(sample)
+            if "out" in self.aspects and self.op.supports_out:
+                self._check_out(sample)
+        return self.outcome
+
+    def run_errors(self) -> Outcome:
+        """Checks the errors that the database asks for; they do not depend on the type."""
+        if self.op.error_inputs_func is None:
+            return self.outcome
+        seed_everything()
+        for entry in self.op.error_inputs(DEVICE):
+            sample = entry.sample_input
+            with self._watching("errors"):
+                try:
+                    self.op(sample.input, *sample.args, **sample.kwargs)
+                except entry.error_type as error:
+                    assert re.search(entry.error_regex, str(error)), (
+                        f"{type(error).__name__}: {str(error)[:160]!r}, expected {entry.error_regex!r}"
+                    )
+                    self.outcome.passed["errors"] += 1
+                else:
+                    raise AssertionError(f"no error, expected {entry.error_type.__name__}: {entry.error_regex!r}")
+        return self.outcome
+
+    def _samples(self) -> Iterator[Any]:
+        seed_everything()
+        found = self.op.sample_inputs("cpu", self.dtype, requires_grad=self.backward)
+        return itertools.islice(found, self.samples)
+
+    def _watching(self, aspect: str) -> _Watch:
+        return _Watch(self.outcome, aspect)
+
+    def _check_results(self, sample: Any, aspect: str) -> None:
+        strided = aspect == "strided"
+        gradients = self.backward and (strided or "backward" in self.aspects)
+        fine, results = _attempt(_run, self.op, sample, "cpu", gradients, strided)
+        if not fine and gradients:
+            gradients = False
+            fine, results = _attempt(_run, self.op, sample, "cpu", False, strided)
+        if not fine:
+            self.outcome.refused += 1
+            return  # what the CPU cannot do is not asked of the GPU
+        expected, wanted = results
+        with self._watching(aspect):
+            found, got = _run(self.op, sample, DEVICE, gradients, strided)
+            compare(expected, found, self.dtype, self.values, views=True)
+            self.outcome.passed[aspect] += 1
+            if wanted or got:
+                with self._watching(aspect if strided else "backward"):
+                    compare(wanted, got, self.dtype, self.values)
+                    self.outcome.passed["backward"] += not strided
+
+    def _check_in_place(self, sample: Any) -> None:
+        fine, expected = _attempt(_run_in_place, self.op, sample, "cpu")
+        if fine:
+            with self._watching("inplace"):
+                compare(expected, _run_in_place(self.op, sample, DEVICE), self.dtype, self.values)
+                self.outcome.passed["inplace"] += 1
+
+    def _check_out(self, sample: Any) -> None:
+        fine, results = _attempt(_run, self.op, sample, "cpu", False, False)
+        if not fine or not tensors_in(results[0]):
+            return
+        for form in ("full", "empty", "strided"):
+            fine, expected = _attempt(_run_out, self.op, sample, "cpu", results[0], form)
+            if fine:
+                with self._watching("out"):
+                    found = _run_out(self.op, sample, DEVICE, results[0], form)
+                    compare(expected, found, self.dtype, self.values)
+                    self.outcome.passed["out"] += 1
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+class _Watch:
+    """Turns the errors of a block into a failure of an aspect."""
+
+    def __init__(self, outcome: Outcome, aspect: str):
+        self.outcome, self.aspect = outcome, aspect
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+        if error is None or not isinstance(error, Exception):
+            return False
+        text = " ".join(str(error).split())
+        self.outcome.failures.setdefault(self.aspect, f"{kind.__name__}: {text[:400]}")
+        return True
+
+
+def check_operator(op: Any, dtype: str, samples: int | None = None, aspects: tuple[str, ...] = ASPECTS) -> Outcome:
+    """Runs an operator's samples for a type, and for its first type the errors that it must raise."""
+    checker = Checker(op, dtype, samples, aspects)
+    checker.run()
+    if "errors" in aspects and dtypes_of(op)[0] == dtype:
+        checker.run_errors()
+    return checker.outcome

@@ -13,7 +13,8 @@ from weft import errors
 from weft.api import Device
 from weft.chips import Chip, all_chips, find_chip
 from weft.errors import CudaError, WeftError
-from weft.install import install, is_installed
+from weft.frontends.devices import virtual_device
+from weft.install import install, is_dry, is_installed
 from weft.runtime.array import Array
 from weft.runtime.module import Kernel, Program
 from weft.runtime.stream import Event, Stream
@@ -37,6 +38,8 @@ __all__ = [
     "find_chip",
     "im2col_map",
     "install",
+    "is_dry",
     "is_installed",
     "tensor_map",
+    "virtual_device",
 ]

@@ -73,6 +73,12 @@ def main() -> None:
     """Weft: a software GPU. Runs CUDA C++ and PTX kernels on the CPU."""
 
 
+DRY = click.option("--dry", is_flag=True, help="PyTorch computes shapes, memory, time and cost, but no numbers: for "
+                   "models that are too large for this machine.")  # fmt: skip
+DRY_VALUE = click.option("--dry-value", type=float, metavar="NUMBER", help="What stands for numbers that a dry run does "
+                         "not know (default: nan, or an error where there is none).")  # fmt: skip
+
+
 @main.command(cls=RunCommand)
 @click.option("--gpu", metavar="NAME", help="The default device's chip; see `weft gpus`.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (default: all cores, or WEFT_THREADS).")
@@ -86,6 +92,10 @@ def main() -> None:
               "chip's).")  # fmt: skip
 @click.option("--gpus", "count", type=click.IntRange(min=1), default=1, metavar="COUNT", help="How many such GPUs "
               "there are (default: 1).")  # fmt: skip
+@DRY
+@DRY_VALUE
+@click.option("--dry-limit", is_flag=True, help="End a dry run at the chip's capacity, with PyTorch's OutOfMemoryError "
+              "(default: go on and report it).")  # fmt: skip
 @click.option("--summary/--no-summary", default=True, help="Say at the end, on standard error, what the run would have "
               "cost on the chip (default: yes).")  # fmt: skip
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write all of the summary "
@@ -95,8 +105,9 @@ def main() -> None:
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does; the rest are its arguments.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM.py [ARGS]...")
 def run(gpu: str | None, threads: int | None, time_limit: float | None, deterministic: bool, seed: int | None,
-        deferred_copies: bool, triton_arch: str | None, count: int, summary: bool, json_file: str | None,
-        trace_file: str | None, module: str | None, program: tuple[str, ...]) -> None:  # fmt: skip
+        deferred_copies: bool, triton_arch: str | None, count: int, dry: bool, dry_value: float | None, dry_limit: bool,
+        summary: bool, json_file: str | None, trace_file: str | None, module: str | None,
+        program: tuple[str, ...]) -> None:  # fmt: skip
     """Run a Python program on virtual GPUs.
 
     Triton and PyTorch find them instead of a GPU. On a machine with a real GPU it is used, unless --gpu (or WEFT_GPU)
@@ -106,7 +117,8 @@ def run(gpu: str | None, threads: int | None, time_limit: float | None, determin
     """
     check_program(module, program)
     virtual = attach(gpu=gpu, threads=threads, time_limit=time_limit, deterministic=deterministic, seed=seed,
-                     deferred_copies=deferred_copies, triton_arch=triton_arch, count=count)  # fmt: skip
+                     deferred_copies=deferred_copies, triton_arch=triton_arch, count=count, dry=dry,
+                     dry_value=dry_value, dry_limit=dry_limit)  # fmt: skip
     if not virtual or not (summary or json_file or trace_file):
         sys.exit(run_program(module, list(program)))
     from weft import settings
@@ -124,10 +136,13 @@ def run(gpu: str | None, threads: int | None, time_limit: float | None, determin
 @click.option("--gpus", "names", required=True, metavar="NAMES", help="The chips, separated by commas: "
               "h100,rtx4090,t4; see `weft gpus`.")  # fmt: skip
 @click.option("--count", type=click.IntRange(min=1), default=1, help="How many GPUs the program finds (default: 1).")
+@DRY
+@DRY_VALUE
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write everything as JSON.")
 @click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does; the rest are its arguments.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="PROGRAM.py [ARGS]...")
-def compare(names: str, count: int, json_file: str | None, module: str | None, program: tuple[str, ...]) -> None:
+def compare(names: str, count: int, dry: bool, dry_value: float | None, json_file: str | None, module: str | None,
+            program: tuple[str, ...]) -> None:  # fmt: skip
     """Run a Python program once and price it on several chips.
 
     The table says for each chip what the run would have taken: time, memory and whether it fits, energy, cost, and what
@@ -140,7 +155,7 @@ def compare(names: str, count: int, json_file: str | None, module: str | None, p
     check_program(module, program)
     chips = find_chips(names)
     visible = choose_visible(chips)
-    attach(gpu=visible.name, count=count)
+    attach(gpu=visible.name, count=count, dry=dry, dry_value=dry_value)
     with report_run(visible, count, chips=chips, json_file=json_file, tell=tell_children(count)):
         status = run_program(module, list(program))
     sys.exit(status)

@@ -187,5 +187,9 @@ class DeadlockError(KernelFault):
     """No warp of the launch can go on; the text lists where each waits."""
 
 
+class DryRunError(WeftError, RuntimeError):
+    """A dry run was asked for a value that only data could tell; the text names the operator and the program's line."""
+
+
 class CacheError(WeftError):
     """The cache directory cannot be used."""

@@ -126,7 +126,7 @@ def install(gpu: Any = None, *, count: int = 1, children: bool = True, **options
 
     gpu: a chip's name or a Chip (WEFT_GPU, or the default). count: how many such GPUs there are. children: whether
     processes that this one starts find them too. options: further settings by name (threads, time_limit, seed,
-    deterministic, triton_arch). Called again, it changes what the process's devices are; kernels that are compiled
+    deterministic, triton_arch; dry=True: shapes and costs, but no numbers). Called again, it changes what the process's devices are; kernels that are compiled
     and arrays that exist stay with the devices that they had. Raises InvalidValueError for an unknown chip.
     """
     from weft.frontends.devices import virtual_device
@@ -140,6 +140,11 @@ def is_installed() -> bool:
     return _hook is not None
 
 
+def is_dry() -> bool:
+    """Whether CUDA tensors of this process have shapes but no data: `weft run --dry`, or install(dry=True)."""
+    return settings.current().dry
+
+
 def attach_front_ends(gpu: Any = None, *, count: int = 1, children: bool = True, **options: Any) -> None:
     """As `install`, except that the devices are made only when the program first uses one."""
     from weft.api import Device
@@ -151,6 +156,8 @@ def attach_front_ends(gpu: Any = None, *, count: int = 1, children: bool = True,
     if options:
         settings.configure(**options)
     chip = None if isinstance(gpu, str) else gpu
+    if settings.current().dry and count > 1:
+        play_first_rank(count)
     offer_devices([partial(Device, chip)] * count)
     if _hook is None:
         missing = [front_end for front_end in FRONT_ENDS if front_end.module not in sys.modules]
@@ -165,6 +172,19 @@ def attach_front_ends(gpu: Any = None, *, count: int = 1, children: bool = True,
             front_end.call_changed()
     if children:
         tell_children(count)
+
+
+def play_first_rank(count: int) -> None:
+    """Puts into the environment what torchrun gives the first of `count` processes, unless it says already who this is.
+
+    A dry run of a distributed program is this one rank; the others would do the same.
+    """
+    if "WORLD_SIZE" in os.environ or "RANK" in os.environ:
+        return
+    os.environ |= {
+        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- child processes

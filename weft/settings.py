@@ -9,6 +9,8 @@
 | WEFT_TARGET | "avx2" leaves out AVX-512 and newer | what the processor has |
 | WEFT_DEFERRED_COPIES | "1": asynchronous copies are made by the waits | they are complete when issued |
 | WEFT_TRITON_ARCH | architecture that Triton compiles for, as sm_80 | the chip's |
+| WEFT_TORCH_HELPER | "0" leaves out the compiled helper of the PyTorch front end | used where it was built |
+| WEFT_DRY | "1": PyTorch's CUDA tensors have shapes but no data | they have data |
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ class Settings:
     """time_limit in seconds, None for no limit. seed 0 keeps the order of blocks and warps; target "" is the host.
 
     report_dir: the folder into which processes that this one starts put their timelines when they end; "" for none.
+    torch_helper: whether the compiled helper is used where there is one.
+    dry: CUDA tensors have shapes only; dry_value: the number that stands for those that a dry run does not know, None
+    where there is none; dry_limit: whether a dry run ends at the chip's capacity, as a real one does.
     """
 
     gpu: str
@@ -40,6 +45,10 @@ class Settings:
     seed: int = 0
     deferred_copies: bool = False
     report_dir: str = ""
+    torch_helper: bool = True
+    dry: bool = False
+    dry_value: float | None = None
+    dry_limit: bool = False
 
 
 def usable_cores() -> int:
@@ -63,6 +72,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         target=target,
         triton_arch=environment.get("WEFT_TRITON_ARCH", ""),
         deferred_copies=_read_flag("WEFT_DEFERRED_COPIES", environment.get("WEFT_DEFERRED_COPIES", "")),
+        torch_helper=_read_flag("WEFT_TORCH_HELPER", environment.get("WEFT_TORCH_HELPER", "1")),
+        dry=_read_flag("WEFT_DRY", environment.get("WEFT_DRY", "")),
     )
 
 

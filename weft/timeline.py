@@ -31,6 +31,7 @@ from weft.errors import InvalidValueError
 from weft.model.clock import Clock, Span
 from weft.model.compiled import PendingLaunch, describe_launch, scalar_parameters
 from weft.model.operators import MULTIPLYING, base_name, needs_of
+from weft.model.ranks import RankLog, run_together
 from weft.model.work import (
     Call,
     Collective,
@@ -97,9 +98,13 @@ class Timeline:
         }
         # Functions of front ends that say (device, most bytes allocated at once, most bytes reserved) when asked.
         self.memory_sources: list[Callable[[], Iterable[tuple[int, int, int]]]] = []
+        # What a front end says of a dry run (weft.frontends.torch.dry_memory.notes); None for one with data.
+        self.dry: dict[str, Any] | None = None
         self._noted: dict[int, tuple[int, int]] = {}
         self._arenas: dict[int, Any] = {}
         self.dropped = 0
+        # This process's place in a distributed job.
+        self.rank: int | None = None
         # The stream on which launches run that name none; a front end with streams of its own puts its answer here.
         self.current_stream: Callable[[int], Hashable] = lambda device: 0
         # Asked before products and convolutions whether f32 ones may use TF32: (products, convolutions).
@@ -108,6 +113,7 @@ class Timeline:
         self._lane_numbers: dict[tuple[int, Hashable], int] = {}
         self._log = array("q")
         self._append: Callable[[int], None] = self._log.append
+        self._tap: Callable[[], None] | None = None
         self._priced = 0
         self._modes = 1 << 1  # as PyTorch starts: TF32 in convolutions, not in matrix products
         self._lock = threading.RLock()
@@ -122,9 +128,28 @@ class Timeline:
         them (tensors, lists, scalars). outputs: what it returned. Tensors are anything with shape and dtype; nothing
         of them is kept.
         """
+        number = self.number_of(name, inputs, outputs, kwargs, stream)
+        if number < 0:
+            return
+        lane = self._lane_numbers.get((device, stream))
+        if lane is None:
+            lane = self._add_lane(device, stream)
+        self._append(number << LANE_BITS | lane)
+        if len(self._log) > KEPT_RECORDS:
+            self._let_go()
+
+    def settle(self) -> None:
+        """For recorders that append to the log by themselves: prices and lets go what is more than is kept."""
+        if len(self._log) > KEPT_RECORDS:
+            self._let_go()
+
+    def number_of(self, name: str, inputs: Sequence[Any], outputs: Any = (), kwargs: Mapping[str, Any] | None = None,
+                  stream: Hashable = 0) -> int:  # fmt: skip
+        """The number of the work of an operator, arguments as for `operator`; -1 where there is none to record: it is
+        free, or it copies between devices and has been recorded as that."""
         needs = needs_of(name)
         if needs.free or (needs.transfers and self._transfer(inputs, kwargs, stream)):
-            return
+            return -1
         if needs.family in MULTIPLYING and self.tf32_source is not None:
             matmul, convolution = self.tf32_source()
             self._modes = matmul | convolution << 1
@@ -142,12 +167,7 @@ class Timeline:
         number = self._numbers.get(found)
         if number is None:
             number = self._describe(found, name, inputs, outputs, kwargs)
-        lane = self._lane_numbers.get((device, stream))
-        if lane is None:
-            lane = self._add_lane(device, stream)
-        self._append(number << LANE_BITS | lane)
-        if len(self._log) > KEPT_RECORDS:
-            self._let_go()
+        return number
 
     def _transfer(self, inputs: Sequence[Any], kwargs: Mapping[str, Any] | None, stream: Hashable) -> bool:
         """Records copy_(target, source, non_blocking) where the two are on different devices, else does nothing."""
@@ -258,15 +278,16 @@ class Timeline:
         self._append(number << LANE_BITS | lane)
 
     def collective(self, kind: str, nbytes: int, ranks: int, stream: Hashable = 0, device: int | Sequence[int] = 0, *,
-                   nodes: int = 1, group: Hashable = None) -> None:  # fmt: skip
+                   nodes: int = 1, group: Hashable = None, pair: tuple[int, int] | None = None) -> None:  # fmt: skip
         """A collective operation among `ranks` GPUs on `nodes` machines.
 
         kind: one of weft.model.collectives.KINDS. nbytes: as NCCL's tests count it: the whole buffer of one rank, which
         for all_gather is the output and for reduce_scatter the input. device: this rank's device; several where one
-        process drives several ranks, which then start together.
+        process drives several ranks, which then start together. group: a name that the processes of all ranks know it
+        by. pair: sender and receiver within the group, for kind "p2p".
         """
         devices = (device,) if isinstance(device, int) else tuple(device)
-        work = Collective(kind, int(nbytes), ranks, nodes, devices, group)
+        work = Collective(kind, int(nbytes), ranks, nodes, devices, group, pair)
         self._record(work, stream, devices[0])
 
     # ------------------------------------------------------------ order
@@ -319,12 +340,29 @@ class Timeline:
             if self._capture is None:
                 raise InvalidValueError("invalid argument: no capture is under way")
             graph, self._capture = self._capture, None
-            self._append = self._log.append
+            self._append = self._log.append if self._tap is None else self._append_and_tell
             return graph
 
     def launch_graph(self, graph: Graph, stream: Hashable = 0, device: int = 0) -> None:
         """All work of a graph, for the host's price of one launch."""
         self._record(GraphLaunch(graph), stream, device)
+
+    # ------------------------------------------------------------ listening
+    def tap(self, listener: Callable[[], None] | None) -> None:
+        """From now on `listener` is called after every record that is issued (a profiler notes when); None ends it."""
+        with self._lock:
+            self._tap = listener
+            if self._capture is None:
+                self._append = self._log.append if listener is None else self._append_and_tell
+
+    def _append_and_tell(self, record: int) -> None:
+        self._log.append(record)
+        if self._tap is not None:
+            self._tap()
+
+    def records_since(self, count: int) -> array:
+        """The records from number `count` on, as `record_count` numbers them; those that were let go are missing."""
+        return self._log[max(0, count - self.dropped) :]
 
     # ------------------------------------------------------------ state
     def set_tf32(self, *, matmul: bool | None = None, convolution: bool | None = None) -> None:
@@ -416,7 +454,8 @@ class Timeline:
     def save(self, path: Path) -> None:
         """Writes what is kept, for `load_timeline` in another process; whole or not at all."""
         work = [item.resolve() if isinstance(item, PendingLaunch) else item for item in self.work]
-        data = (self.chip.name, self.device_count, work, self.lanes, self._log, self.dropped, self.peak_memory())
+        memory = self.peak_memory()
+        data = (self.chip.name, self.device_count, work, self.lanes, self._log, self.dropped, memory, self.rank)
         unfinished = path.with_suffix(".tmp")
         unfinished.write_bytes(pickle.dumps(data))
         unfinished.replace(path)
@@ -430,10 +469,42 @@ class Timeline:
                 self.clocks[name] = Clock(clock.chip, self.work, self.lanes, LANE_BITS)
             self._noted.clear()
 
+    def rank_log(self, sink: Callable[[Span], None] | None = None) -> RankLog:
+        """What is kept, to be run together with the logs of other processes."""
+        return RankLog(self.work, self.lanes, self._log, sink)
+
+    def adopt_clock(self, clock: Clock) -> None:
+        """From now on this is how the work so far lies on the clock's chip."""
+        self.advance()
+        self.clocks[clock.chip.name] = clock
+
     @property
     def record_count(self) -> int:
         """Records so far, those that were let go included."""
         return self.dropped + len(self._log)
+
+
+def align_ranks(timelines: Sequence[Timeline], chips: Iterable[Chip] = ()) -> None:
+    """Lets processes wait for one another in the collectives that they share, on the program's chip and on others.
+
+    Where the beginning of a log is gone nothing changes: then each process keeps a clock of its own.
+    """
+    if len(timelines) < 2 or any(timeline.dropped for timeline in timelines):
+        return
+    for chip in dict.fromkeys([timelines[0].chip, *chips]):
+        clocks = run_together([timeline.rank_log() for timeline in timelines], chip, LANE_BITS)
+        for timeline, clock in zip(timelines, clocks):
+            timeline.adopt_clock(clock)
+
+
+def spans_of_ranks(timelines: Sequence[Timeline], chip: Chip) -> list[list[Span]]:
+    """As `Timeline.spans`, for each of several processes that wait for one another."""
+    if len(timelines) < 2 or any(timeline.dropped for timeline in timelines):
+        return [timeline.spans(chip) for timeline in timelines]
+    found: list[list[Span]] = [[] for _ in timelines]
+    logs = [timeline.rank_log(spans.append) for timeline, spans in zip(timelines, found)]
+    run_together(logs, chip, LANE_BITS)
+    return found
 
 
 # ---------------------------------------------------------------- the current timeline
@@ -515,12 +586,12 @@ def load_timelines(directory: str | Path) -> list[Timeline]:
     """
     found = []
     for path in sorted(Path(directory).glob("*.timeline"), key=lambda path: int(path.stem)):
-        chip, devices, work, lanes, log, dropped, memory = pickle.loads(path.read_bytes())
+        chip, devices, work, lanes, log, dropped, memory, rank = pickle.loads(path.read_bytes())
         timeline = Timeline(chip, devices)
         timeline.work.extend(work)
         timeline.lanes.extend(lanes)
         timeline._log.extend(log)
-        timeline.dropped = dropped
+        timeline.dropped, timeline.rank = dropped, rank
         for device, (peak, reserved) in memory.items():
             timeline.note_memory(device, peak, reserved)
         found.append(timeline)

@@ -2,8 +2,9 @@
 mbarrier.
 
 The space shared::cluster: a block's own shared memory begins at address 0; mapa gives the addresses at which blocks of
-the cluster find each other's (codegen/abi.py, reference.py). Loads, stores and atomics of that space are entries of
-memory.py and atomic.py. barrier.cluster suspends a warp: the lowering and the interpreter treat it by its opcode.
+the cluster find each other's (codegen/abi.py, reference/addresses.py). Loads, stores and atomics of that space are
+entries of memory.py and atomic.py. barrier.cluster suspends a warp: the lowering and the interpreter treat it by its
+opcode.
 Sections: PTX ISA, "Data Movement and Conversion Instructions", "Parallel Synchronization and Communication
 Instructions".
 """

@@ -18,7 +18,7 @@ from weft.chips import Chip
 from weft.model.collectives import estimate_collective, find_kind
 from weft.model.compiled import PendingLaunch
 from weft.model.operators import profiles_of, waits_for_device
-from weft.model.profile import Profile, TimeModel
+from weft.model.profile import Estimate, Profile, TimeModel
 from weft.model.rates import constants, link_bandwidth, sustained_bandwidth
 from weft.model.roofline import MODEL, idle_power
 from weft.model.work import (
@@ -165,6 +165,15 @@ class Clock:
         """Energy of all devices: their work's, and idle power in between."""
         idle = idle_power(self.chip)
         return sum(device.joules + idle * max(0.0, self.elapsed - device.busy) for device in self.devices.values())
+
+    def fork(self, sink: Callable[[Span], None]) -> Clock:
+        """A clock that goes on from here by itself: same times, sums from zero, `sink` told of every span."""
+        made = Clock(self.chip, self._work, self._lanes, self._bits, self.model, sink)
+        made.host_time = self.host_time
+        made.event_times = dict(self.event_times)
+        made._ready, made._engines, made._priced = dict(self._ready), dict(self._engines), dict(self._priced)
+        made._open = {device: list(ranges) for device, ranges in self._open.items()}
+        return made
 
     # ------------------------------------------------------------ running through the log
     def advance(self, log: array, start: int, end: int) -> None:
@@ -321,23 +330,42 @@ class Clock:
 
     def _collective(self, item: Collective, lane: tuple[int, Hashable]) -> None:
         """All devices of this process start together, when the last of them is ready."""
+        arrival = self.issue_collective()
+        start = max(arrival, *(self._ready.get((device, lane[1]), 0.0) for device in item.devices))
+        self.place_collective(item, lane, start, arrival, self.estimate_collective(item))
+
+    def issue_collective(self) -> float:
+        """The host's part of a collective; returns when it arrives at the device."""
         self.host_time += self._host["collective"]
-        estimate = estimate_collective(self.chip, item.kind, item.nbytes, item.ranks, item.nodes)
-        arrival = self.host_time + self._host["latency"]
-        lanes = [(device, lane[1]) for device in item.devices]
-        readies = [self._ready.get(one, 0.0) for one in lanes]
-        start = max(arrival, *readies)
+        return self.host_time + self._host["latency"]
+
+    def ready(self, lane: tuple[int, Hashable]) -> float:
+        """When the work is done that a stream has so far."""
+        return self._ready.get(lane, 0.0)
+
+    def estimate_collective(self, item: Collective) -> Estimate:
+        """What a collective takes from the moment that all ranks have come."""
+        return estimate_collective(self.chip, item.kind, item.nbytes, item.ranks, item.nodes)
+
+    def place_collective(self, item: Collective, lane: tuple[int, Hashable], start: float, arrival: float,
+                         estimate: Estimate) -> None:  # fmt: skip
+        """Puts a collective on its lanes from `start` on; arrival: when the host's launch reached the device."""
         end = start + estimate.seconds
         kind = find_kind(item.kind)
+        lanes = [(device, lane[1]) for device in item.devices]
+        readies = [self._ready.get(one, 0.0) for one in lanes]
         reason = AFTER_LAUNCH if start == arrival else AFTER_STREAM if start == readies[0] else AFTER_RANKS
         for one, ready in zip(lanes, readies):
+            waited = max(0.0, start - max(arrival, ready))
+            if waited:
+                self.waits[AFTER_RANKS] = self.waits.get(AFTER_RANKS, 0.0) + waited
             self._ready[one] = end
             self._occupy(one[0], start, end, estimate.joules)
             self._add_share("collective", kind, estimate.seconds, estimate.joules, item.nbytes)
             self.limiters[estimate.limiter] = self.limiters.get(estimate.limiter, 0.0) + estimate.seconds
             if self._sink is not None:
-                self._sink(Span(kind, "collective", "collective", *one, start, estimate.seconds, reason,
-                                max(0.0, start - max(arrival, ready)), self.host_time, estimate.limiter))  # fmt: skip
+                self._sink(Span(kind, "collective", "collective", *one, start, estimate.seconds, reason, waited,
+                                arrival - self._host["latency"], estimate.limiter))  # fmt: skip
         self.counts.collectives += 1
 
     def _record_event(self, item: EventRecord, lane: tuple[int, Hashable]) -> None:

@@ -169,7 +169,11 @@ class KernelLaunch:
 
 @dataclass(frozen=True)
 class Collective:
-    """A collective of `ranks` GPUs on `nodes` machines. devices: those that this process drives."""
+    """A collective of `ranks` GPUs on `nodes` machines. devices: those that this process drives.
+
+    group: a name that the ranks' processes share, by which their collectives are put together. pair: sender and
+    receiver within the group, of a kind "p2p".
+    """
 
     kind: str
     nbytes: int
@@ -177,6 +181,7 @@ class Collective:
     nodes: int = 1
     devices: tuple[int, ...] = (0,)
     group: Hashable = None
+    pair: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def comparison_rows(timeline: Timeline, chips: Sequence[Chip], wall_seconds: flo
             ]
         )
     if wall_seconds is not None:
-        rows.append(["this CPU", format_seconds(wall_seconds), "", "", "", "", "", "measured, the whole program"])
+        what = ("this CPU", "measured, the whole program") if timeline.dry is None else ("dry run", "measured, shapes")
+        rows.append([what[0], format_seconds(wall_seconds), "", "", "", "", "", what[1]])
     return rows
 
 

@@ -16,7 +16,7 @@ from weft.chips import Chip
 from weft.errors import InvalidValueError
 from weft.report.comparison import compare, print_comparison
 from weft.report.summary import format_dollars, format_joules, print_summary, summarize
-from weft.report.terminal import make_console
+from weft.report.terminal import format_bytes, make_console
 from weft.report.trace import write_trace
 from weft.timeline import Timeline
 
@@ -63,39 +63,52 @@ def _check_writable(path: str) -> None:
         raise InvalidValueError(f"cannot write {path}: {error.strerror}") from None
 
 
-def slowest(own: Timeline, others: Sequence[Timeline]) -> Timeline:
-    """The timeline that speaks for a run of several processes: the one that takes longest."""
+def in_order(own: Timeline, others: Sequence[Timeline]) -> list[Timeline]:
+    """The timelines of a run in which anything happened: by rank where processes have one, this process's first."""
     used = [timeline for timeline in (own, *others) if timeline.record_count]
-    return max(used, key=lambda timeline: timeline.clock.elapsed, default=own)
+    return sorted(used, key=lambda timeline: -1 if timeline.rank is None else timeline.rank)
+
+
+def slowest(own: Timeline, others: Sequence[Timeline]) -> Timeline:
+    """The timeline that speaks for a run of several processes: the one that takes longest, or the first that takes as
+    long within a hundredth."""
+    used = in_order(own, others)
+    longest = max((timeline.clock.elapsed for timeline in used), default=0.0)
+    return next((timeline for timeline in used if timeline.clock.elapsed >= 0.99 * longest), own)
 
 
 def _report(own: Timeline, others: Sequence[Timeline], wall: float, chips: Sequence[Chip], summary: bool,
             json_file: str | None, trace_file: str | None) -> None:  # fmt: skip
     sys.stdout.flush()
+    used = in_order(own, others)
+    timelines.align_ranks(used, chips)
     main = slowest(own, others)
-    used = [timeline for timeline in (own, *others) if timeline.record_count]
     if chips:
         print_comparison(main, chips, wall)
     elif summary:
         console = make_console(stderr=True)
         print_summary(main, console, wall)
         if len(used) > 1:
-            console.print("weft: " + describe_processes(used), markup=False, soft_wrap=True)
+            console.print("weft: " + describe_processes(used, main), markup=False, soft_wrap=True)
     if json_file is not None:
         data: dict[str, Any] = compare(main, chips, wall) if chips else summarize(main, wall_seconds=wall)
         if len(used) > 1:
-            data["processes"] = [summarize(timeline) for timeline in used]
+            data["processes"] = [{"rank": timeline.rank, **summarize(timeline)} for timeline in used]
         Path(json_file).write_text(json.dumps(data, indent=2) + "\n")
     if trace_file is not None:
-        write_trace(main, trace_file)
+        write_trace(used or [main], trace_file)
 
 
-def describe_processes(used: Sequence[Timeline]) -> str:
-    """One line about all processes of a run, whose slowest the summary shows."""
-    data = [summarize(timeline)["predicted"] for timeline in used]
-    joules = sum(found["energy_joules"] for found in data)
-    text = f"this is the slowest of {len(used)} processes; all of them {format_joules(joules)}"
-    costs = [found["cost_dollars"] for found in data]
+def describe_processes(used: Sequence[Timeline], shown: Timeline) -> str:
+    """One line about all processes of a run, of which the summary shows one."""
+    found = [summarize(timeline) for timeline in used]
+    data = [one["predicted"] for one in found]
+    joules = sum(one["energy_joules"] for one in data)
+    which = "the slowest" if shown.rank is None else f"rank {shown.rank}, the slowest"
+    text = f"this is {which} of {len(used)} processes; all of them {format_joules(joules)}"
+    costs = [one["cost_dollars"] for one in data]
     if None not in costs:
         text += f" and {format_dollars(sum(costs))} predicted"
-    return text
+    peaks = [[memory["allocated"] for memory in one["counted"]["peak_memory"].values()] for one in found]
+    most = max(max(peak, default=0) for peak in peaks)
+    return text + (f"; {format_bytes(most)} at most on one device" if most else "")

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from weft.chips import Chip, Source
-from weft.model.clock import AFTER_LAUNCH, Clock
+from weft.model.clock import AFTER_LAUNCH, AFTER_RANKS, Clock
 from weft.model.rates import constants
 from weft.report.terminal import format_bytes
 from weft.timeline import Timeline
@@ -56,6 +56,25 @@ def fits(chip: Chip, memory: dict[int, tuple[int, int]]) -> bool | None:
     return max(peak for peak, _ in memory.values()) <= chip.memory_bytes
 
 
+def _overflows(timeline: Timeline, chip: Chip) -> list[dict[str, Any]]:
+    """Where a dry run went beyond the capacity of the chip that the program saw, fragments counted in."""
+    return timeline.dry["overflows"] if timeline.dry is not None and chip.name == timeline.chip.name else []
+
+
+def describe_capacity(timeline: Timeline, chip: Chip) -> str:
+    """Whether a dry run fits on its chip, or where it would not."""
+    found = _overflows(timeline, chip)
+    each = "fits" if timeline.dry is None or timeline.dry["ranks"] == 1 else "fits on each GPU"
+    if not found:
+        return each
+    first = found[0]
+    where = f" at {first['place']}" if first["place"] else ""
+    return (
+        f"does not fit: device {first['device']} is full{where}, where {format_bytes(first['requested'])} more are "
+        f"wanted than the {format_bytes(first['reserved'])} that are reserved by then"
+    )
+
+
 def summarize(timeline: Timeline, chip: Chip | None = None, wall_seconds: float | None = None) -> dict[str, Any]:
     """Everything about a run on a chip (the program's own by default) as plain data, for --json.
 
@@ -77,6 +96,7 @@ def summarize(timeline: Timeline, chip: Chip | None = None, wall_seconds: float 
             "device_seconds": clock.busy,
             "host_seconds": clock.host_time,
             "waiting_for_launches_seconds": clock.waits.get(AFTER_LAUNCH, 0.0),
+            "waiting_for_ranks_seconds": clock.waits.get(AFTER_RANKS, 0.0),
             "energy_joules": clock.joules,
             "cost_dollars": cost_of(clock, devices),
             "families": {
@@ -113,8 +133,9 @@ def summarize(timeline: Timeline, chip: Chip | None = None, wall_seconds: float 
                 device: {"allocated": peak, "reserved": reserved, "capacity": clock.chip.memory_bytes}
                 for device, (peak, reserved) in memory.items()
             },
-            "fits": fits(clock.chip, memory),
+            "fits": fits(clock.chip, memory) and not _overflows(timeline, clock.chip),
         },
+        "dry": timeline.dry,
         "measured": {"wall_seconds_on_this_machine": wall_seconds},
         "prices_and_power": {
             "price_per_hour": None if price is None else price.value,
@@ -142,14 +163,16 @@ def summary_lines(timeline: Timeline, wall_seconds: float | None = None) -> list
         return []
     chip = timeline.chip
     devices = data["chip"]["devices"]
-    lines = [("device", f"{chip.full_name}" + (f", {devices} of them" if devices > 1 else "") + " (virtual)")]
+    kind = "virtual, a dry run: shapes and costs, no numbers" if timeline.dry is not None else "virtual"
+    lines = [("device", f"{chip.full_name}" + (f", {devices} of them" if devices > 1 else "") + f" ({kind})")]
     elapsed, busy = predicted["elapsed_seconds"], predicted["device_seconds"]
     share = busy / (elapsed * devices) if elapsed else 0.0
     text = f"{format_seconds(elapsed)} predicted, the device busy for {share:.0%} of it"
     if predicted["waiting_for_launches_seconds"] > 0.5 * elapsed * devices:
         text += ": launch-bound, the host cannot feed it"
     if wall_seconds is not None:
-        text += f"; {format_seconds(wall_seconds)} measured on this machine's CPU"
+        spent = format_seconds(wall_seconds)
+        text += f"; the dry run took {spent}" if timeline.dry else f"; {spent} measured on this machine's CPU"
     lines.append(("time", text))
     families = list(predicted["families"].items())
     shown = [f"{name} {part['share']:.0%}" for name, part in families[:SHOWN_FAMILIES]]
@@ -167,11 +190,17 @@ def summary_lines(timeline: Timeline, wall_seconds: float | None = None) -> list
             ("memory", f"{format_bytes(most['allocated'])} allocated at most{where}, {room:.0%} of "
                        f"{format_bytes(chip.memory_bytes)}; {format_bytes(most['reserved'])} reserved")
         )  # fmt: skip
-    lines.append(("energy", f"{format_joules(predicted['energy_joules'])} predicted"))
+        if timeline.dry is not None:
+            lines.append(("capacity", describe_capacity(timeline, chip)))
+    ranks = timeline.dry["ranks"] if timeline.dry is not None else 1
+    each = "" if ranks == 1 else f" for rank {timeline.dry['rank']} of {ranks}, which was run"
+    every = "" if ranks == 1 else f"; {format_joules(ranks * predicted['energy_joules'])} for all, if they do the same"
+    lines.append(("energy", f"{format_joules(predicted['energy_joules'])} predicted{each}{every}"))
+    all_of_them = "" if ranks == 1 else f" for all {ranks}"
     price = chip.facts.get("price_per_hour")
     if price is not None and predicted["cost_dollars"] is not None:
         lines.append(
-            ("cost", f"{format_dollars(predicted['cost_dollars'])} predicted, at {price.value:g} USD per device and "
+            ("cost", f"{format_dollars(ranks * predicted['cost_dollars'])} predicted{all_of_them}, at {price.value:g} USD per device and "
                      f"hour ({price.source.kind}, {price.source.date})")
         )  # fmt: skip
     for name, title in (("priced_by_bytes_only", "bytes only"), ("rough_estimates", "rough")):

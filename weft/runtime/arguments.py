@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     from weft.runtime.device import Device
 
 Converter = Callable[[Any], Any]
+
+# What front ends know of objects that stand for memory: asked with the device and the object, each gives an address that
+# the device's kernels may use from then on, or None for what it does not know. Raises InvalidDevicePointerError for
+# memory of another device.
+address_sources: list[Callable[[Any, Any], int | None]] = []
+
+
+def find_address(device: Device, value: Any) -> int | None:
+    """The address of an object that a front end knows (a CUDA tensor of PyTorch), None for others."""
+    for source in address_sources:
+        address = source(device, value)
+        if address is not None:
+            return address
+    return None
+
+
 _CODES = {8: "B", 16: "H", 32: "I", 64: "Q"}
 _MAX_F32 = 3.4028234663852886e38
 
@@ -71,6 +87,22 @@ class ArgumentPacker:
                 place = f"kernel {self.kernel}, argument {index} ({param.name}: {describe_param(param)})"
                 return type(found)(f"{place}: {text}")
         return error
+
+    def describe(self) -> str:
+        return ", ".join(describe_param(param) for param in self.params)
+
+
+class RawArguments:
+    """The parameters of a kernel whose launcher has laid them out already: `pack` takes the bytes of the buffer."""
+
+    def __init__(self, kernel: str, params: Sequence[Param]):
+        self.kernel, self.params, self.count = kernel, tuple(params), len(params)
+        self.size = max((param.offset + param.size for param in params), default=0)
+
+    def pack(self, buffer: memoryview, args: tuple) -> None:
+        (data,) = args
+        assert len(data) == self.size, (self.kernel, len(data), self.size)
+        buffer[: self.size] = data
 
     def describe(self) -> str:
         return ", ".join(describe_param(param) for param in self.params)
@@ -176,6 +208,9 @@ def _word_converter(device: Device, floats: bool) -> Converter:
             if not floats:
                 raise TypeError(f"expected a device array, a pointer or an integer, found {_describe(value)}")
             return struct.unpack("<Q", struct.pack("<d", float(value)))[0]
+        address = find_address(device, value)
+        if address is not None:
+            return address
         interface = getattr(value, "__cuda_array_interface__", None)
         if interface is not None:
             return device.pointer_of(value, interface)

@@ -14,6 +14,7 @@ import numpy as np
 from weft import settings
 from weft.chips import Chip, find_chip
 from weft.errors import InvalidDevicePointerError, InvalidValueError
+from weft.runtime.arguments import find_address
 from weft.runtime.array import Array
 from weft.runtime.hostcalls import HEAP_BYTES, DeviceHeap
 from weft.runtime.launch import WORKSPACE_BYTES
@@ -118,6 +119,8 @@ class Device:
         """
         if isinstance(data, Array):
             data = data.host_view()
+        elif hasattr(data, "__cuda_array_interface__"):
+            data = self._view_of(data)
         host = np.asarray(data, dtype)
         if host.dtype.hasobject:
             raise TypeError(f"Python objects cannot be put in device memory: found dtype {host.dtype}")
@@ -178,8 +181,15 @@ class Device:
         return Array(self, self.arena.register(low, high - low, what, host), host)
 
     def from_dlpack(self, source: Any) -> Array:
-        """An array on the memory of a DLPack producer, without a copy: host memory is registered."""
+        """An array on the memory of a DLPack producer, without a copy: host memory is registered, memory of this device
+        (a CUDA tensor of PyTorch) taken as it is."""
+        if hasattr(source, "__cuda_array_interface__") and not isinstance(source, Array):
+            return self.register(self._view_of(source))
         return self.register(np.from_dlpack(source))
+
+    def _view_of(self, source: Any) -> np.ndarray:
+        """A NumPy array on the memory of an object with __cuda_array_interface__, which it keeps alive."""
+        return np.asarray(_InterfaceView(source, self.pointer_of(source)))
 
     def pointer_of(self, value: Any, interface: dict | None = None) -> int:
         """The device address of an array, or of an object with that __cuda_array_interface__.
@@ -193,6 +203,9 @@ class Device:
                 )
             value._check_live()
             return value.ptr
+        known = find_address(self, value)
+        if known is not None:
+            return known
         found = interface or getattr(value, "__cuda_array_interface__", None)
         if found is None:
             raise TypeError(f"expected a device array, found {type(value).__name__}")
@@ -289,6 +302,18 @@ class Device:
             "unifiedAddressing": True,
             **{name: convert(value) for name, (value, convert) in known.items() if value is not None},
         }
+
+
+class _InterfaceView:
+    """An object's __cuda_array_interface__ as NumPy's __array_interface__: device memory is host memory."""
+
+    def __init__(self, source: Any, address: int):
+        self.source = source
+        interface = source.__cuda_array_interface__
+        self.__array_interface__ = {
+            "version": 3, "shape": interface["shape"], "typestr": interface["typestr"],
+            "strides": interface.get("strides"), "data": (address, interface["data"][1]),
+        }  # fmt: skip
 
 
 def _as_host_array(buffer: Any) -> np.ndarray:

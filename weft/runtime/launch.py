@@ -48,6 +48,8 @@ WORKSPACE_BYTES = 4096  # of the grid barrier in cooperative launches
 
 # Called after every launch, where there is one: weft.timeline puts itself here while it records.
 observer: Callable[[PreparedLaunch], None] | None = None
+# Called after every launch with its arguments and options, while a front end captures a graph of launches.
+capture: Callable[[PreparedLaunch, tuple, dict[str, Any]], None] | None = None
 
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _LAUNCH_BYTES = ctypes.sizeof(abi.Launch)
@@ -269,17 +271,19 @@ class PreparedLaunch:
         """
         if options:
             self._launch_with(args, options)
-            return
-        device = self.device
-        with self._lock:
-            if device.closed:
-                device.check_open()
-            if device.arena.abandoned:
-                device.arena.collect()
-            if not self._ready:
-                self._prepare()
-            self._packer.pack(device.parameter_view, args)
-            self._execute(device.time_limit)
+        else:
+            device = self.device
+            with self._lock:
+                if device.closed:
+                    device.check_open()
+                if device.arena.abandoned:
+                    device.arena.collect()
+                if not self._ready:
+                    self._prepare()
+                self._packer.pack(device.parameter_view, args)
+                self._execute(device.time_limit)
+        if capture is not None:
+            capture(self, args, options)
 
     def _launch_with(self, args: tuple, options: dict[str, Any]) -> None:
         unknown = options.keys() - {

@@ -30,6 +30,8 @@ SMALL_BYTES = 1 << 20  # freed blocks up to this size are kept by size and hande
 RELEASE_BYTES = 32 << 20  # larger freed blocks go back to the host: below, faulting them in again costs more
 HOST_CHECK_BYTES = 8 << 20  # allocations from this size on are held against the host's free memory
 HISTORY = 4096  # freed allocations that error messages remember
+# Addresses from here on stand for memory that is not there, in a dry run. No processor has such addresses.
+NO_DATA = 0x0D << 56
 
 
 class RangeTable:

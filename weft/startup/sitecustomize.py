@@ -19,6 +19,9 @@ class _Watch:
         if name not in self.modules:
             return None
         sys.meta_path.remove(self)
+        install = sys.modules.get("weft.install")
+        if install is not None and install.is_installed():
+            return None  # the process has chosen for itself
         from weft.install import install_from_environment
 
         install_from_environment(self.text)

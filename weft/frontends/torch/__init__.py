@@ -106,6 +106,10 @@ def attach(torch: ModuleType) -> None:
         from weft.frontends.torch.layout import check_layout
 
         check_layout(torch)
+        from weft.frontends.torch.dry_start import before_start, is_dry
+
+        if is_dry():
+            before_start()
         from weft.frontends.torch.start import start
 
         start()
@@ -113,8 +117,14 @@ def attach(torch: ModuleType) -> None:
 
 
 def change_devices() -> None:
-    """Takes the process's devices as they are now; tensors that exist keep the GPU that they were made on."""
+    """Takes the process's devices as they are now; tensors that exist keep the GPU that they were made on.
+
+    Raises InvalidValueError where a dry run would become an ordinary one, or the other way.
+    """
     if _Progress.attached:
+        from weft.frontends.torch.dry_start import check_unchanged
+
+        check_unchanged()
         from weft.frontends.torch.start import change_gpus
 
         change_gpus()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from weft.frontends.torch.distributed import patch_distributed
 from weft.frontends.torch.recording import off_the_timeline
 
 
@@ -24,6 +25,9 @@ def configure_inductor(config: Any) -> None:
     config.compile_threads = 1
     # The trees restore states of the allocator block by block; plain graphs do without.
     config.triton.cudagraph_trees = False
+    # Without the trees a graph that writes into its inputs must not be captured: the run before the capture would write
+    # too.
+    config.triton.cudagraph_support_input_mutation = False
 
 
 def skip_own_files(trace_rules: Any) -> None:
@@ -63,6 +67,7 @@ _WAITING: dict[str, Callable[[Any], None]] = {
     "torch._inductor.config": configure_inductor,
     "torch._dynamo.trace_rules": skip_own_files,
     "torch._inductor.runtime.benchmarking": replace_benchmarks,
+    "torch.distributed.distributed_c10d": patch_distributed,
 }
 
 

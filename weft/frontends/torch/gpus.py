@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from weft import settings
 from weft.errors import InvalidValueError
 from weft.frontends.devices import virtual_devices
 from weft.frontends.torch.hooks import MAX_DEVICES
@@ -22,6 +23,10 @@ class Gpu:
         self.index, self.device, self.chip = index, device, device.chip
         self.allocator = CachingAllocator(index, device.chip.memory_bytes, torch._C.OutOfMemoryError, self._own_bytes)
         self.generator: Any = None
+        if settings.current().dry:
+            from weft.frontends.torch.dry_memory import prepare_allocator
+
+            prepare_allocator(self.allocator)
 
     def _own_bytes(self) -> int:
         """Bytes of the capacity that arrays of weft itself take."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ import torch
 from weft.frontends.devices import LaunchCapture
 from weft.frontends.torch.gpus import gpus
 from weft.frontends.torch.recording import current_timeline, off_the_timeline, recorder
+from weft.runtime import launch as runtime_launch
+from weft.runtime.arguments import ArgumentPacker, RawArguments
 
 _C = torch._C
 _handles = itertools.count(1)
@@ -113,6 +116,7 @@ class CudaGraph:
             timeline.capture_begin()
         recorder.add(self._note)
         LaunchCapture.note = self._note_launch
+        runtime_launch.capture = self._note_runtime_launch
         CaptureState.graph = self
 
     def capture_end(self) -> None:
@@ -120,7 +124,7 @@ class CudaGraph:
             raise RuntimeError("capture_end() called without a capture of this graph under way")
         CaptureState.graph = None
         recorder.remove(self._note)
-        LaunchCapture.note = None
+        LaunchCapture.note = runtime_launch.capture = None
         timeline = current_timeline()
         if timeline is not None:
             self._recorded = timeline.capture_end()
@@ -149,6 +153,11 @@ class CudaGraph:
 
     def _note_launch(self, function: Callable[..., None], args: tuple) -> None:
         self._steps.append(_Launch(function, tuple(self._hold(value) for value in args)))
+
+    def _note_runtime_launch(self, launch: Any, args: tuple, options: dict[str, Any]) -> None:
+        """A kernel that was launched by Weft's own interface; Triton's launcher notes its own."""
+        if isinstance(launch.kernel.packer, (ArgumentPacker, RawArguments)):
+            self._note_launch(partial(launch, **options), args)
 
     def _own(self, tensor: Any) -> Any:
         """The host tensor of a result made in this capture; the graph keeps its memory."""

@@ -10,11 +10,12 @@ the two destructors.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from weft.errors import UnsupportedError
-from weft.frontends.torch.layout import CUDA
+from weft.frontends.torch.layout import CUDA, device_code
 from weft.frontends.torch.versions import RANGE
 
 MAX_DEVICES = 8  # of FakeGuardImpl
@@ -22,16 +23,19 @@ MAX_DEVICES = 8  # of FakeGuardImpl
 _TABLE_ENTRIES = 48
 _IS_BUILT, _IS_AVAILABLE, _HAS_PRIMARY_CONTEXT, _INIT, _DEVICE_COUNT = 2, 3, 4, 5, 6
 _PINNED_ALLOCATOR, _HAS_CUDA, _CUDA_RUNTIME, _DEVICE_ALLOCATOR, _GPU_COUNT, _SYNCHRONIZE = 12, 16, 17, 27, 46, 47
+_DEVICE_OF_POINTER = 13
 
 # What C++ points to from now on must live as long as the process.
 _kept: list[Any] = []
 
 
 class HooksState:
-    """What the hooks answer. device_count; pinned_allocator: the address that marks pinned storages."""
+    """What the hooks answer. device_count; pinned_allocator: the address that marks pinned storages; device_of_pointer:
+    a function from an address to the index of the device whose memory it is."""
 
     device_count = 1
     pinned_allocator = 0
+    device_of_pointer: Callable[[int], int] = staticmethod(int)
 
 
 def _library(torch: Any, name: str) -> ctypes.CDLL:
@@ -93,7 +97,11 @@ def install_hooks(torch: Any, device_count: int) -> None:
     for entry in (_DEVICE_COUNT, _GPU_COUNT):
         own[entry + 2] = ctypes.cast(count, ctypes.c_void_p).value
     own[_PINNED_ALLOCATOR + 2] = ctypes.cast(pinned, ctypes.c_void_p).value
-    _kept.extend((own, count, pinned))
+    owner = ctypes.CFUNCTYPE(ctypes.c_uint16, ctypes.c_void_p, ctypes.c_void_p)(
+        lambda this, address: device_code(HooksState.device_of_pointer(address or 0))
+    )
+    own[_DEVICE_OF_POINTER + 2] = ctypes.cast(owner, ctypes.c_void_p).value
+    _kept.extend((own, count, pinned, owner))
     pointer.value = ctypes.addressof(own) + 16
     accelerator = torch._C._accelerator_getAccelerator()
     if accelerator is None or accelerator.type != "cuda":

@@ -9,107 +9,31 @@ fragmentation and the point where memory runs out are those of a real GPU.
 from __future__ import annotations
 
 import os
-import threading
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from weft.frontends.torch.blocks import HOST_CHECK, Pool
+from weft.frontends.torch.counters import Counter
+from weft.frontends.torch.helper import load_helper
 from weft.runtime.hostmemory import available_bytes, format_bytes
 
-MIN_BLOCK = 512
-SMALL = 1 << 20  # the largest size that comes from small segments
+helper = load_helper()
+if TYPE_CHECKING or helper is None:
+    from weft.frontends.torch.blocks import Block, Blocks, Kind
+else:
+    Block, Blocks, Kind = helper.Block, helper.Blocks, helper.Kind
+
 SMALL_SEGMENT = 2 << 20
 LARGE_SEGMENT = 20 << 20
 MIN_LARGE_SEGMENT = 10 << 20  # from here on a segment is as large as its first block
 ROUND_LARGE = 2 << 20
 # Every device's addresses start here; they appear in snapshots only, since tensors lie in host memory.
 FIRST_ADDRESS = 0x7F0000000000
-# A request from here on is first held against what the host has left.
-HOST_CHECK = 64 << 20
 
 POOL_NAMES = ("all", "small_pool", "large_pool")
 _FIELDS = ("bytes", "count", "requested", "inactive", "inactive_bytes")  # numbers of a Kind that have a peak
-Pool = dict[int, list[tuple[int, int, "Block"]]]  # stream -> free blocks, sorted by size and address
-
-
-class Block:
-    """A piece of a segment. address and sizes in bytes; requested is what was asked for, size what it was rounded to.
-
-    stream: the one it belongs to; previous, next: its neighbours in the segment; allocated: whether it is in use.
-    """
-
-    __slots__ = (
-        "address", "allocated", "free_list", "kind", "next", "previous", "private", "requested", "size", "stream",
-    )  # fmt: skip
-
-    def __init__(self, address: int, size: int, stream: int, kind: Kind, free_list: list, private: Any):
-        self.address, self.size, self.stream, self.kind = address, size, stream, kind
-        self.free_list, self.private = free_list, private
-        self.previous: Block | None = None
-        self.next: Block | None = None
-        self.allocated = False
-        self.requested = 0
-
-    def is_split(self) -> bool:
-        return self.previous is not None or self.next is not None
-
-
-class Counter:
-    """A statistic: current value, its peak, and the sum of all increases."""
-
-    __slots__ = ("current", "peak", "total")
-
-    def __init__(self) -> None:
-        self.current = self.peak = self.total = 0
-
-    def add(self, amount: int) -> None:
-        self.current += amount
-        if amount > 0:
-            self.total += amount
-            if self.current > self.peak:
-                self.peak = self.current
-
-    def as_dict(self) -> dict[str, int]:
-        return {
-            "current": self.current, "peak": self.peak, "allocated": self.total, "freed": self.total - self.current,
-        }  # fmt: skip
-
-
-class Kind:
-    """The small or the large blocks of one allocator.
-
-    Statistics that change with every allocation are plain numbers: bytes, count, requested, inactive, inactive_bytes
-    as they are, each with its peak and the total of its increases.
-    """
-
-    __slots__ = (
-        "bytes", "bytes_peak", "bytes_total", "count", "count_peak", "count_total", "free", "inactive",
-        "inactive_bytes", "inactive_bytes_peak", "inactive_bytes_total", "inactive_peak", "inactive_total",
-        "requested", "requested_peak", "requested_total", "reserved", "segments", "small",
-    )  # fmt: skip
-
-    def __init__(self, small: bool):
-        self.small = small
-        self.free: Pool = {}
-        self.bytes = self.bytes_peak = self.bytes_total = 0
-        self.count = self.count_peak = self.count_total = 0
-        self.requested = self.requested_peak = self.requested_total = 0
-        self.inactive = self.inactive_peak = self.inactive_total = 0
-        self.inactive_bytes = self.inactive_bytes_peak = self.inactive_bytes_total = 0
-        self.segments, self.reserved = Counter(), Counter()
-
-
-class Allocation:
-    """Holds a block for as long as it lives; sits on the storage that owns the host memory."""
-
-    __slots__ = ("allocator", "block")
-
-    def __init__(self, allocator: CachingAllocator, block: Block):
-        self.allocator, self.block = allocator, block
-
-    def __del__(self) -> None:
-        self.allocator.free(self.block)
 
 
 class PrivatePool:
@@ -137,7 +61,7 @@ class uncounted:
         self.allocator.suspended = self.before
 
 
-class CachingAllocator:
+class CachingAllocator(Blocks):
     """One GPU's memory.
 
     capacity in bytes; raise_error makes PyTorch's OutOfMemoryError of a text; other_bytes tells what else on the device
@@ -146,157 +70,19 @@ class CachingAllocator:
 
     def __init__(self, index: int, capacity: int, raise_error: Callable[[str], Exception],
                  other_bytes: Callable[[], int] = lambda: 0):  # fmt: skip
+        super().__init__()
         self.index, self.capacity, self.raise_error, self.other_bytes = index, capacity, raise_error, other_bytes
         self.fraction = 1.0
-        self.suspended = False
-        self.small, self.large = Kind(True), Kind(False)
-        self.bytes_peak = self.count_peak = self.requested_peak = self.inactive_peak = self.inactive_bytes_peak = 0
         self.segments, self.reserved = Counter(), Counter()
         self.retries = self.out_of_memory = self.device_allocations = self.device_frees = 0
-        self.heads: dict[int, Block] = {}  # address of a segment -> its first block
         self.private: dict[tuple[int, int], PrivatePool] = {}
-        self.capture: tuple[tuple[int, int], int | None] | None = None  # pool and stream (None: every one) in use
         self.observers: list[Callable[..., None]] = []
-        self.trace: deque | None = None  # recorded events, while history is on
+        # In a dry run there are no data, and a device that is too small is told of instead of an error.
+        self.holds_data = True
+        self.overflow: Callable[[Any, int], None] | None = None
         self._next_address = FIRST_ADDRESS + (index << 40)
-        self._lock = threading.Lock()
-        self._returned: deque[Block] = deque()
 
-    # ------------------------------------------------------------ the hot path
-    def allocate(self, requested: int, stream: int = 0) -> Allocation | None:
-        """A block for `requested` bytes (more than 0), held by what is returned. Raises PyTorch's OutOfMemoryError."""
-        if self.suspended:
-            return None
-        size = (requested + 511) & -512
-        small, large = self.small, self.large
-        kind = small if size <= SMALL else large
-        if requested >= HOST_CHECK:
-            self._check_host(requested)
-        with self._lock:
-            if self._returned:
-                self._take_back()
-            free_lists, private = (kind.free, None) if self.capture is None else self._pool_in_capture(kind, stream)
-            free = free_lists.get(stream)
-            if free is None:
-                free = free_lists[stream] = []
-            place = bisect_left(free, (size,))
-            if place < len(free):
-                block = free.pop(place)[2]
-            else:
-                block = self._reserve(kind, size, stream, free, private, requested)
-            rest = block.size - size
-            following = block.next
-            if rest >= MIN_BLOCK if kind is small else rest > SMALL:
-                other = Block(block.address + size, rest, stream, kind, free, private)
-                other.previous, other.next = block, following
-                block.next = other
-                block.size = size
-                insort(free, (rest, other.address, other))
-                if following is not None:
-                    following.previous = other
-                    kind.inactive_bytes -= size
-                elif block.previous is not None:
-                    kind.inactive_bytes -= size
-                else:
-                    self._count_inactive(kind, 1, rest)
-            else:
-                size = block.size
-                if following is not None or block.previous is not None:
-                    kind.inactive -= 1
-                    kind.inactive_bytes -= size
-            block.allocated = True
-            block.requested = requested
-            # PyTorch's "active" equals "allocated" here, since no block waits for an event of another stream.
-            kind.bytes_total += size
-            kind.count_total += 1
-            kind.requested_total += requested
-            kind.count += 1
-            kind.requested += requested
-            kind.bytes += size
-            if kind.bytes > kind.bytes_peak:
-                kind.bytes_peak = kind.bytes
-            if kind.count > kind.count_peak:
-                kind.count_peak = kind.count
-            if kind.requested > kind.requested_peak:
-                kind.requested_peak = kind.requested
-            if small.bytes + large.bytes > self.bytes_peak:
-                self.bytes_peak = small.bytes + large.bytes
-            if small.count + large.count > self.count_peak:
-                self.count_peak = small.count + large.count
-            if small.requested + large.requested > self.requested_peak:
-                self.requested_peak = small.requested + large.requested
-        if self.trace is not None:
-            self._trace("alloc", block.address, requested, stream)
-        return Allocation(self, block)
-
-    def free(self, block: Block) -> None:
-        """Takes a block back. May be called at any moment, in the middle of `allocate` too (by the collector)."""
-        lock = self._lock
-        if not lock.acquire(False):
-            self._returned.append(block)
-            return
-        self._free(block)
-        if self._returned:
-            self._take_back()
-        lock.release()
-
-    def _free(self, block: Block) -> None:
-        kind = block.kind
-        free = block.free_list
-        size = block.size
-        kind.bytes -= size
-        kind.count -= 1
-        kind.requested -= block.requested
-        block.allocated = False
-        if self.trace is not None:
-            self._trace("free_completed", block.address, block.requested, block.stream)
-        previous, following = block.previous, block.next
-        if previous is not None or following is not None:
-            blocks, merged = 1, size
-            if previous is not None and not previous.allocated:
-                # The free neighbour goes; what it counted as inactive is in the merged block.
-                del free[bisect_left(free, (previous.size, previous.address))]
-                blocks = 0
-                block.address = previous.address
-                size += previous.size
-                previous = block.previous = previous.previous
-                if previous is not None:
-                    previous.next = block
-                else:
-                    self.heads[block.address] = block
-            if following is not None and not following.allocated:
-                del free[bisect_left(free, (following.size, following.address))]
-                blocks -= 1
-                size += following.size
-                following = block.next = following.next
-                if following is not None:
-                    following.previous = block
-            block.size = size
-            if previous is None and following is None:  # the segment is whole again
-                blocks -= 1
-                merged -= size
-            self._count_inactive(kind, blocks, merged)
-        insort(free, (size, block.address, block))
-
-    def _take_back(self) -> None:
-        while self._returned:
-            self._free(self._returned.popleft())
-
-    # ------------------------------------------------------------ blocks and segments
-    def _count_inactive(self, kind: Kind, blocks: int, size: int) -> None:
-        """Free pieces of segments that are partly in use have changed by that many blocks and bytes."""
-        kind.inactive += blocks
-        kind.inactive_bytes += size
-        if blocks > 0:
-            kind.inactive_total += blocks
-            kind.inactive_peak = max(kind.inactive_peak, kind.inactive)
-            self.inactive_peak = max(self.inactive_peak, self.small.inactive + self.large.inactive)
-        if size > 0:
-            kind.inactive_bytes_total += size
-            kind.inactive_bytes_peak = max(kind.inactive_bytes_peak, kind.inactive_bytes)
-            now = self.small.inactive_bytes + self.large.inactive_bytes
-            self.inactive_bytes_peak = max(self.inactive_bytes_peak, now)
-
+    # ------------------------------------------------------------ segments
     def _reserve(self, kind: Kind, size: int, stream: int, free: list, private: Any, requested: int) -> Block:
         """A new segment, as cudaMalloc gives one; cached ones are given back if there is no room."""
         if kind.small:
@@ -360,6 +146,9 @@ class CachingAllocator:
 
     def _fail(self, segment: int, requested: int) -> None:
         self.out_of_memory += 1
+        if self.overflow is not None:
+            self.overflow(self, segment)
+            return
         free = self.free_bytes()
         allocated = self.small.bytes + self.large.bytes
         if self.trace is not None:
@@ -388,9 +177,8 @@ class CachingAllocator:
         if requested >= HOST_CHECK:
             self._check_host(requested)
 
-    def _check_host(self, requested: int) -> None:
-        available = available_bytes()
-        if available is not None and requested > available and requested <= self.free_bytes() + self.cached_bytes():
+    def _refuse_host(self, requested: int, available: int) -> None:
+        if self.holds_data and requested <= self.free_bytes() + self.cached_bytes():
             raise self.raise_error(
                 f"The host of virtual GPU {self.index} is out of memory: {format_bytes(requested)} would fit on the "
                 f"GPU, but the data lie in host memory, which has {format_bytes(available)} left. Use a smaller "

@@ -12,12 +12,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from weft import settings
+from torch._C import DisableTorchFunction
+
 from weft.frontends.torch.gpus import StreamState, current_stream, gpus
+from weft.frontends.torch.helper import OFF, RECORDING, SILENT, load_helper, needs_as_bits
 from weft.runtime import launch
 
 # (operator as "add.Tensor", positional arguments, result, keyword arguments, stream's id, device index), the order that
 # Timeline.operator has, so that nothing stands between a kernel and the timeline.
 Sink = Callable[[str, tuple, Any, dict, int, int], None]
+
+
+class HelperState:
+    """timeline: the one that the compiled helper records on; None while it has none."""
+
+    timeline: Any = None
 
 
 class Recorder:
@@ -28,6 +38,11 @@ class Recorder:
     def __init__(self) -> None:
         self._listeners: list[Sink] = []
         self.sink: Sink | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name == "sink" and HelperState.timeline is not None:
+            tell_helper()
 
     def add(self, listener: Sink) -> None:
         """From now on `listener` hears of every operator."""
@@ -57,6 +72,34 @@ class Recorder:
 
 
 recorder = Recorder()
+
+
+def tell_helper() -> None:
+    """Lets the compiled helper do without Python's kernels as long as nobody but the timeline listens."""
+    if recorder.sink is None:
+        mode = SILENT
+    else:
+        mode = RECORDING if recorder.sink == HelperState.timeline.operator else OFF
+    load_helper().set_mode(mode)
+
+
+def connect_helper(timeline: Any) -> None:
+    """Gives the compiled helper, where there is one, the GPUs and the timeline."""
+    helper = load_helper()
+    if helper is None:
+        return
+    from weft.frontends.torch.tensors import to_cuda
+
+    def describe(name: str, args: tuple, results: tuple, kwargs: dict, stream: int, device: int) -> int:
+        with DisableTorchFunction():
+            return timeline.number_of(name, args, results, kwargs, stream)
+
+    helper.connect(
+        allocators=[gpu.allocator for gpu in gpus], to_cuda=to_cuda, describe=describe, needs=needs_as_bits,
+        settle=timeline.settle, timeline=timeline,
+    )  # fmt: skip
+    HelperState.timeline = timeline
+    tell_helper()
 
 
 @contextmanager
@@ -97,6 +140,10 @@ def connect(renew: bool = False) -> None:
     timeline = None if renew else timelines.current()
     if timeline is None:
         timeline = timelines.start(gpus[0].chip, devices=len(gpus))
+    if settings.current().dry:
+        from weft.frontends.torch.dry_memory import notes
+
+        timeline.dry = notes
     timeline.current_stream = lambda device: current_stream(device) if StreamState.used else 0
     precision = torch._C._get_fp32_precision_getter
     timeline.tf32_source = lambda: (precision("cuda", "matmul") == "tf32", precision("cuda", "conv") == "tf32")
@@ -104,6 +151,7 @@ def connect(renew: bool = False) -> None:
         lambda: [(gpu.index, gpu.allocator.bytes_peak, gpu.allocator.reserved.peak) for gpu in gpus]
     ]
 
+    connect_helper(timeline)
     while _connected:
         recorder.remove(_connected.pop())
     _connected.append(timeline.operator)

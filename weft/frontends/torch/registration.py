@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
+from weft import settings
 from weft.frontends.torch import dispatch
 from weft.frontends.torch.devicecheck import factory_device
-from weft.frontends.torch.operators import attention, cudnn, normalisation, products, recurrent, storage
+from weft.frontends.torch.dry_start import choose_kernels
+from weft.frontends.torch.operators import attention, cudnn, histogram, normalisation, products, recurrent, storage
 from weft.frontends.torch.random import host_generator
 from weft.frontends.torch.sparse import register_sparse_kernels
 
@@ -20,7 +22,7 @@ _WHOLE = frozenset((
     "sum", "mean",
 ))  # fmt: skip
 # Kernels written for CUDA, and what is composed of them above autograd.
-_SPECIAL = (storage, attention, recurrent, normalisation, products, cudnn)
+_SPECIAL = (storage, attention, recurrent, normalisation, products, cudnn, histogram)
 # Kernels of the CPU that must not run for CUDA tensors, because something above or below them does it.
 _LEFT_OUT = frozenset(("is_pinned", "_pin_memory", "set_data", "_to_copy"))
 
@@ -55,6 +57,9 @@ def register_kernels() -> int:
     special: dict[str, Any] = {}
     for family in _SPECIAL:
         special |= family.KERNELS
+    make_entry = dispatch.make_entry
+    if settings.current().dry:
+        special, make_entry = choose_kernels(special)
     above = _C._dispatch_library("IMPL", "aten", "AutogradCUDA", "", 0)
     libraries.append(above)
     count = 0
@@ -75,7 +80,7 @@ def register_kernels() -> int:
                 library.impl(name, "CUDA", storage.make_view_kernel(dispatch.find_operator(name)), False)
                 count += 1
         elif needs_kernel(name):
-            library.impl(name, "CUDA", dispatch.make_entry(name), False)
+            library.impl(name, "CUDA", make_entry(name), False)
             count += 1
     count += register_sparse_kernels(libraries)
     return count

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from weft import settings
 from weft.frontends.torch import dispatch, patches, recording
+from weft.frontends.torch.backward import run_in_calling_thread
 from weft.frontends.torch.bindings import initialise
+from weft.frontends.torch.dry_start import after_start
 from weft.frontends.torch.gpus import gpus, make_gpus
+from weft.frontends.torch.helper import choose_operators, load_helper
 from weft.frontends.torch.hooks import HooksState
+from weft.frontends.torch.operators.storage import VIEWS
 from weft.frontends.torch.registration import libraries, register_kernels
 from weft.frontends.torch.tensors import guard_twins
 
@@ -31,5 +36,11 @@ def start() -> None:
     guard_twins()
     register_kernels()
     patches.apply_patches(libraries)
+    run_in_calling_thread()
+    helper = load_helper()
+    if helper is not None:
+        helper.install(choose_operators(dispatch.entries, VIEWS))
+    if settings.current().dry:
+        after_start(libraries)
     recording.connect()
     assert torch.cuda._is_compiled()

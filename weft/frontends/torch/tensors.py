@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from weft.frontends.torch.gpus import current_stream, gpus
+from weft.frontends.torch.helper import load_helper
 from weft.frontends.torch.layout import DLPACK_CPU, dlpack_cuda, storage_at, word_at
 
 KEYS_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
@@ -153,7 +154,7 @@ def resize_storage(storage: Any, size: int) -> None:
     had = fields.size
     state = storage.__dict__
     room = max(state.get("_room", 0), had)
-    storage._weft = None
+    release_block(storage)
     if size:
         storage._weft = gpus[index].allocator.allocate(size, current_stream(index))
     if size > room:
@@ -163,6 +164,14 @@ def resize_storage(storage: Any, size: int) -> None:
         _give_back(fields.data + size, had - size)
     fields.size = size
     storage._room = room
+
+
+def release_block(storage: Any) -> None:
+    """Gives back what a CUDA storage takes of the GPU's memory, whoever made it."""
+    storage._weft = None
+    helper = load_helper()
+    if helper is not None:
+        helper.release_storage(storage._cdata)
 
 
 def _move_storage(storage: Any, fields: Any, size: int) -> None:
@@ -177,7 +186,7 @@ def _move_storage(storage: Any, fields: Any, size: int) -> None:
     # Twins point at the old memory.
     address = storage._cdata
     for found in gc.get_objects():
-        if isinstance(found, Tensor) and found.__dict__.get("_weft") is not None and found.is_cuda:
+        if issubclass(type(found), Tensor) and found.__dict__.get("_weft") is not None and found.is_cuda:
             if found.untyped_storage()._cdata == address:
                 forget_twin(found)
 

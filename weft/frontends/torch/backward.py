@@ -1,0 +1,35 @@
+"""Backward passes in the thread that asks for them: autograd's entry in, the same entry without device threads out.
+
+PyTorch's engine has a thread for each GPU, since a GPU's host thread mostly waits. Here the operators run on the host:
+a thread of their own would pass Python's lock to and fro at every operator, start a second team of OpenMP threads, and
+end in the middle of a release when the program is over, which aborts the process. The engine can do without
+(torch.autograd.set_multithreading_enabled), thread by thread; every backward pass switches it off for itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+_enabled = torch._C._is_multithreading_enabled
+_enable = torch._C._set_multithreading_enabled
+
+
+def run_in_calling_thread() -> None:
+    """Replaces the function through which torch.autograd enters the engine."""
+    original = torch.autograd.graph._engine_run_backward
+
+    @functools.wraps(original)
+    def run_backward(*args: Any, **kwargs: Any) -> Any:
+        if not _enabled():
+            return original(*args, **kwargs)
+        _enable(False)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            _enable(True)
+
+    torch.autograd.graph._engine_run_backward = run_backward
+    torch.autograd._engine_run_backward = run_backward

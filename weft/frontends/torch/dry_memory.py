@@ -1,0 +1,32 @@
+"""The GPU's memory in a dry run: an allocator in, one that goes on beyond the capacity and notes where, out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weft import settings
+
+# What the run's summary says of a dry run, as plain data: the rank that ran and how many there would be, and for each
+# device that was too small the place in the program, what was asked for there and what was reserved by then, in bytes.
+notes: dict[str, Any] = {"rank": 0, "ranks": 1, "overflows": []}
+
+
+def prepare_allocator(allocator: Any) -> None:
+    """To be called for each GPU of a dry run."""
+    allocator.holds_data = False
+    if not settings.current().dry_limit:
+        allocator.overflow = note_overflow
+    notes["overflows"] = [found for found in notes["overflows"] if found["device"] != allocator.index]
+
+
+def note_overflow(allocator: Any, segment: int) -> None:
+    """A request that the chip would refuse. The first of each device is noted with the program's line."""
+    if any(found["device"] == allocator.index for found in notes["overflows"]):
+        return
+    from weft.frontends.torch.dry_values import find_line
+
+    file, line = find_line()
+    notes["overflows"].append({
+        "device": allocator.index, "place": f"{file}:{line}" if file else "", "requested": segment,
+        "reserved": allocator.reserved.current,
+    })  # fmt: skip

@@ -1,0 +1,2 @@
+// For the device only.
+#pragma once

@@ -1,0 +1,3 @@
+#pragma once
+#include <ATen/Context.h>
+#include <ATen/cuda/CUDAContextLight.h>
