@@ -46,6 +46,7 @@ class FlatFunction:
     local_bytes: int
     branch_targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
     prototypes: dict[str, Prototype] = field(default_factory=dict)  # of the indirect calls that stay
+    call_targets: dict[str, tuple[str, ...]] = field(default_factory=dict)  # .calltargets label -> functions
     calls: bool = False  # some calls stay
 
 
@@ -98,6 +99,7 @@ class _Flattener:
         self.call_params: dict[str, tuple[int, int]] = {}  # name -> (size, align)
         self.branch_targets: dict[str, tuple[str, ...]] = {}
         self.prototypes: dict[str, Prototype] = {}
+        self.call_targets: dict[str, tuple[str, ...]] = {}
         self.calls = False
         self.count = 0
 
@@ -116,7 +118,8 @@ class _Flattener:
         local_offsets, local_bytes = self._place_local(in_registers)
         return FlatFunction(
             self.function.name, self.body, self.registers, parameters, in_registers, shared_offsets, local_offsets,
-            shared_bytes, local_bytes, self.branch_targets, self.prototypes, self.calls,
+            shared_bytes, local_bytes, self.branch_targets, self.prototypes, self.call_targets,
+            self.calls,
         )  # fmt: skip
 
     # ------------------------------------------------------------ expansion
@@ -137,6 +140,7 @@ class _Flattener:
         names.symbols.update(params)
         for name, prototype in function.prototypes.items():
             self.prototypes[name] = prototype
+        self.call_targets.update(function.call_targets)
         for label, targets in function.branch_targets.items():
             self.branch_targets[label + names.suffix] = tuple(t + names.suffix for t in targets)
         for item in function.body:

@@ -84,6 +84,7 @@ class Launch(ctypes.Structure):
         ("cluster_y", c_uint32),
         ("cluster_z", c_uint32),
         ("explicit_cluster", c_uint32),  # the launch or the kernel names a cluster shape
+        ("clock_gettime", c_void_p),  # int (*)(int clock, struct timespec *), the host's
     ]
 
 

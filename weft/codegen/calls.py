@@ -14,7 +14,7 @@ from weft.codegen import abi
 from weft.codegen.registers import RegisterFile
 from weft.codegen.value import Value
 from weft.codegen.warpops import WarpOps
-from weft.errors import PtxError
+from weft.errors import PtxError, UnsupportedError
 from weft.isa.operands import Address, Register, Symbol, Vector
 from weft.ptx.module import Module
 
@@ -76,24 +76,39 @@ class Calls(WarpOps):
             self._call_function(target, function.returns, function.params, [(name, None)])
 
     def _call_indirect(self, op: Op, target) -> None:
-        prototype = self.flat.prototypes.get(target.prototype)
         pointer = self.read(target.target, 64)
-        if prototype is None:
-            raise PtxError(f"{op.ins.name}: no .callprototype {target.prototype!r}", file=self.file, line=op.ins.line)
+        returns, params, allowed = self._shape_of(op, target.prototype)
         if pointer is None:
             return
-        shape = [(p.size, p.align) for p in (*prototype.returns, *prototype.params)]
+        shape = [(p.size, p.align) for p in (*returns, *params)]
         names = list(self.module.functions)
         choices = []
         known = self.const(0, 1)
-        for name in address_taken(self.module):
+        for name in allowed:
             function = self.module.functions[name]
             if [(p.size, p.align) for p in (*function.returns, *function.params)] == shape:
                 chosen = self.icmp("eq", pointer, self.const(abi.function_address(names.index(name)), 64))
                 choices.append((name, chosen))
                 known = self.or_(known, chosen)
         self._fault_lanes(self.not_(known), abi.FaultKind.CALL)
-        self._call_function(target, prototype.returns, prototype.params, choices)
+        self._call_function(target, returns, params, choices)
+
+    def _shape_of(self, op: Op, label: str) -> tuple[tuple, tuple, list[str]]:
+        """(returns, parameters, functions that may be meant) of an indirect call by its .callprototype or
+        .calltargets."""
+        taken = address_taken(self.module)
+        targets = self.flat.call_targets.get(label)
+        if targets is not None:
+            first = self.module.functions.get(targets[0])
+            if first is None:
+                raise UnsupportedError(f"{op.ins.name}: {targets[0]!r} of {label} is not defined in this module",
+                                       file=self.file, line=op.ins.line)  # fmt: skip
+            return first.returns, first.params, [name for name in taken if name in targets]
+        prototype = self.flat.prototypes.get(label)
+        if prototype is None:
+            raise PtxError(f"{op.ins.name}: no .callprototype or .calltargets {label!r}", file=self.file,
+                           line=op.ins.line)  # fmt: skip
+        return prototype.returns, prototype.params, list(taken)
 
     def _fault_lanes(self, wrong: Value, kind: abi.FaultKind) -> None:
         if self.dry:

@@ -34,6 +34,7 @@ Clusters, written by weft.codegen.clustersupport (see there):
 
 Other:
     void weft_fetch_ahead(<32 x i64> addr, ptr last)
+    i64 weft_nanoseconds(wk)
     void weft_copy_B(wk, blk, w, <32 x i64> addr, <32 x i32> offset, <32 x i32> count, mask, site, slot)    B in 4 8 16
         From global to shared memory, `count` of B bytes a lane (more count as B) and zeros behind them.
     void weft_fault(wk, blk, w, i32 kind, site, i32 lane, i64 addr, i32 size)
@@ -124,6 +125,18 @@ def _host_call(name: str, target: Target) -> IRFunction:
     return f
 
 
+def _nanoseconds(name: str, target: Target) -> IRFunction:
+    """The host's time of day, in nanoseconds since 1970."""
+    f = begin(name, "i64", [("ptr", "wk")], target)
+    (worker,) = f.parameters
+    clock = f.field(f.field(worker, abi.Worker, "launch"), abi.Launch, "clock_gettime")
+    now = f.alloca("[2 x i64]", align=8)
+    f.call_pointer("i32", clock, constant("i32", 0), now)  # CLOCK_REALTIME
+    seconds, rest = f.load("i64", now), f.load("i64", f.offset(now, 8))
+    f.ret(f.add(f.mul(seconds, 1_000_000_000), rest))
+    return f
+
+
 _BITS = "(" + "|".join(map(str, WIDTHS)) + ")"
 _WRITERS: list[tuple[re.Pattern, Callable[..., IRFunction]]] = [
     (re.compile("weft_fault"), write_fault),
@@ -142,6 +155,7 @@ _WRITERS: list[tuple[re.Pattern, Callable[..., IRFunction]]] = [
     (ATOMIC_NAME, write_atomic),
     (re.compile("weft_match_any_i(32|64)"), _match_any),
     (re.compile("weft_host_call"), _host_call),
+    (re.compile("weft_nanoseconds"), _nanoseconds),
     *WGMMA_WRITERS,
     *BULK_WRITERS,
     *CLUSTER_WRITERS,

@@ -238,6 +238,8 @@ class WarpOps(Access):
 
     def _special(self, name: str) -> Value:
         stem, _, axis = name.lstrip("%").partition(".")
+        if axis == "w":
+            return self.const(0, 32)
         if axis in ("x", "y", "z"):
             index = "xyz".index(axis)
             if stem == "tid":
@@ -320,8 +322,11 @@ class WarpOps(Access):
         return self.t(f"load {type_}, ptr {at}, !invariant.load !1")
 
     def _clock(self, stem: str) -> Value:
-        self.declare("declare i64 @llvm.readcyclecounter()")
-        ticks = self.scalar(self.t("call i64 @llvm.readcyclecounter()"), 64)
+        if stem.startswith("globaltimer"):
+            ticks = self.scalar(self.t(f"call i64 {self._call_support('weft_nanoseconds')}(ptr %wk)"), 64)
+        else:
+            self.declare("declare i64 @llvm.readcyclecounter()")
+            ticks = self.scalar(self.t("call i64 @llvm.readcyclecounter()"), 64)
         if stem in ("clock64", "globaltimer"):
             return ticks
         return self.extract(ticks, 32 if stem.endswith("hi") else 0, 32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from weft.isa.bits import join, split
 from weft.isa.instruction import instruction
-from weft.isa.operands import Discard, Vector
+from weft.isa.operands import Discard, SpecialRegister, Vector
 from weft.types import TYPES
 
 MOVE_TYPES = ("b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64")
@@ -57,14 +57,21 @@ class Mov:
                 b.write(item, part, width)
 
 
+def _components(source):
+    """The items of a vector operand; of a special register its .x, .y, .z and .w."""
+    if isinstance(source, SpecialRegister):
+        return [SpecialRegister(f"{source.name}.{axis}") for axis in "xyzw"]
+    return source.items
+
+
 @instruction("mov.vec.type d, a", vec=("v2", "v4"), type=MOVE_TYPES, raw=True, pipe="alu", section="9.7.9.1")
 class MovVector:
-    """Item by item, between two vectors."""
+    """Item by item, between two vectors, or from a special register that is one, such as %tid."""
 
     @staticmethod
     def reference(t, m, ins):
         destination, source = ins.operands
-        values = [t.read(item, m.type) for item in source.items]
+        values = [t.read(item, m.type) for item in _components(source)]
         for item, value in zip(destination.items, values):
             if not isinstance(item, Discard):
                 t.write(item, m.type, value)
@@ -72,7 +79,7 @@ class MovVector:
     @staticmethod
     def emit(b, m, ins):
         destination, source = ins.operands
-        values = [b.read(item, m.type.bits, m.type) for item in source.items]
+        values = [b.read(item, m.type.bits, m.type) for item in _components(source)]
         for item, value in zip(destination.items, values):
             if not isinstance(item, Discard):
                 b.write(item, value, m.type.bits)

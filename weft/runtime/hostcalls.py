@@ -218,3 +218,4 @@ def _serve(worker: int, block: int, kind: int, payload: int) -> None:
 
 
 HOST_CALL_ADDRESS = ctypes.cast(_serve, ctypes.c_void_p).value
+CLOCK_ADDRESS = ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value

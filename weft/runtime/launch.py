@@ -24,7 +24,7 @@ from weft.errors import (
     LaunchResourcesError,
 )
 from weft.runtime.faults import make_fault, make_timeout
-from weft.runtime.hostcalls import HOST_CALL_ADDRESS, running
+from weft.runtime.hostcalls import CLOCK_ADDRESS, HOST_CALL_ADDRESS, running
 from weft.runtime.occupancy import compute_occupancy
 from weft.runtime.workers import WorkerState, stack_limit, worker_pool
 from weft.types import Dim3
@@ -223,6 +223,7 @@ class PreparedLaunch:
         t.cooperative = self.cooperative
         t.shared_window, t.local_window = device.arena.shared_window, device.arena.local_window
         t.host_call = HOST_CALL_ADDRESS
+        t.clock_gettime = CLOCK_ADDRESS
         t.grid_workspace = device.workspace_address if self.cooperative else 0
         t.sm_count = device.chip.sm_count
         t.cluster_x, t.cluster_y, t.cluster_z = cluster
