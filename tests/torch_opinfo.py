@@ -260,16 +260,17 @@ class Checker:
         seed_everything()
         for entry in self.op.error_inputs(DEVICE):
             sample = entry.sample_input
-            with self._watching("errors"):
-                try:
-                    self.op(sample.input, *sample.args, **sample.kwargs)
-                except entry.error_type as error:
-                    assert re.search(entry.error_regex, str(error)), (
-                        f"{type(error).__name__}: {str(error)[:160]!r}, expected {entry.error_regex!r}"
-                    )
+            text = f"no error, expected {entry.error_type.__name__}: {entry.error_regex!r}"
+            try:
+                self.op(sample.input, *sample.args, **sample.kwargs)
+            except Exception as error:
+                text = f"{type(error).__name__}: {str(error)[:160]!r}, expected {entry.error_regex!r}"
+                if isinstance(error, entry.error_type) and re.search(entry.error_regex, str(error)):
                     self.outcome.passed["errors"] += 1
-                else:
-                    raise AssertionError(f"no error, expected {entry.error_type.__name__}: {entry.error_regex!r}")
+                    continue
+            if entry.error_regex == "":
+                continue  # asked of Python's references alone
+            self.outcome.failures.setdefault("errors", text)
         return self.outcome
 
     def _samples(self) -> Iterator[Any]:

@@ -346,6 +346,28 @@ def overlap(rank: int, device: torch.device) -> None:
     assert updates and all(span.start >= end for span in updates)
 
 
+def links(rank: int, device: torch.device) -> None:
+    """Ranks of one server speak over the chip's own link, those of two over the network; a message has its stream."""
+    import weft
+
+    x = torch.ones(1 << 22, device=device)
+    other = 1 - rank
+    dist.all_reduce(x)
+    os.environ["LOCAL_WORLD_SIZE"] = "1"
+    dist.all_reduce(x, group=dist.new_group([0, 1]))
+    del os.environ["LOCAL_WORLD_SIZE"]
+    for handle in dist.batch_isend_irecv([dist.P2POp(dist.isend, x, other), dist.P2POp(dist.irecv, x.clone(), other)]):
+        handle.wait()
+    found = [span for span in weft.timeline.current().spans() if span.kind == "collective"][-4:]
+    assert [span.name for span in found] == ["all_reduce", "all_reduce", "p2p", "p2p"]
+    assert [span.limiter for span in found] == ["NVLink", "network", "NVLink", "NVLink"]
+    assert found[0].stream == 0, "what the program waits for at once runs on its own stream"
+    assert {span.stream for span in found[2:]} == {"nccl default_pg 0->1", "nccl default_pg 1->0"}
+    # 16 MiB go twice half around the ring, at 450 GB/s or 50 GB/s at best.
+    assert (1 << 24) / 450e9 < found[0].seconds < 3 * (1 << 24) / 450e9
+    assert (1 << 24) / 50e9 < found[1].seconds < 3 * (1 << 24) / 50e9
+
+
 def fsdp(rank: int, device: torch.device) -> None:
     import torch.distributed.checkpoint as checkpoint
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -422,7 +444,8 @@ def tensor_parallel(rank: int, device: torch.device) -> None:
     norm, tokens = nn.LayerNorm(4), data(16).view(2, 8, 4)
     wanted = norm(tokens)
     split = parallelize_module(norm.to(device), mesh, SequenceParallel(sequence_dim=1))
-    expect(split(tokens.to(device)).full_tensor(), wanted, rtol=1e-4, atol=1e-5)
+    own = tokens.chunk(WORLD, 1)[rank].to(device)
+    expect(split(own).full_tensor(), wanted, rtol=1e-4, atol=1e-5)
     a, b = torch.randn(8, 6), torch.randn(6, 4)
     dist.broadcast(a := a.to(device), 0)
     dist.broadcast(b := b.to(device), 0)
@@ -469,16 +492,18 @@ def data_parallel(rank: int, device: torch.device) -> None:
 
 # ---------------------------------------------------------------- ends
 def dies(rank: int, device: torch.device) -> None:
-    dist.all_reduce(torch.ones(2, device=device))
+    """Rank 1 ends in the middle of a step; rank 0 notices in its backward pass."""
+    model = nn.parallel.DistributedDataParallel(make_model(device), device_ids=[rank])
+    loss = model(data().to(device)).sum()
     if rank == 1:
         os._exit(3)
-    dist.all_reduce(torch.ones(2, device=device))
+    loss.backward()
 
 
 PARTS = {
     part.__name__: part
     for part in (
-        reductions, movements, batches, refusals, groups, eager, ddp, ddp_mixed, overlap, fsdp, tensor_parallel,
+        reductions, movements, batches, refusals, groups, eager, ddp, ddp_mixed, overlap, links, fsdp, tensor_parallel,
         pipeline, data_parallel, dies,
     )
 }  # fmt: skip

@@ -2,24 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
+_DECLARED = torch.library.Library("torchvision", "FRAGMENT")
+
+
+class Help:
+    """given: whether declare_operators had to."""
+
+    given = False
+
+
+def declare_operators() -> None:
+    """Lets torchvision be imported without its own operators.
+
+    Its builds on PyPI are for CUDA builds of PyTorch, and on a CPU build their operators do not load. timm and the
+    others need none of them, but importing any of them stops at two that are not declared.
+    """
+    if find_spec("torchvision") is None:
+        return
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        Help.given = True
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("nms", "qnms"):
+            _DECLARED.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+@contextmanager
+def plain_settings() -> Iterator[None]:
+    """Convolutions without TF32, in which CUDA computes them by default; one thread, since a second one only waits for
+    models as small as these. What checks change of the precision themselves is put back."""
+    convolutions = torch.backends.cudnn.conv
+    threads, whole, part = torch.get_num_threads(), torch.backends.fp32_precision, convolutions.fp32_precision
+    torch.set_num_threads(1)
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.fp32_precision, convolutions.fp32_precision = whole, part
+        torch.set_num_threads(threads)
+
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table. run: does the work, returns a few words about it, raises when something is wrong.
+    """One row of the table. function: does the work, returns a few words about it, raises when something is wrong.
 
     packages: what must be installed beside torch. light: short enough for the tests of every change.
     """
 
     name: str
-    run: Callable[[], str]
+    function: Callable[[], str]
     packages: tuple[str, ...] = ()
     light: bool = False
+
+    def run(self) -> str:
+        with plain_settings():
+            return self.function()
 
 
 class Checks:

@@ -11,19 +11,22 @@ import textwrap
 from functools import partial
 from pathlib import Path
 
-from nightly_checks import Checks
+from nightly_checks import Checks, Help
 
 CHECKS = Checks("transformers", "accelerate")
+# What a program begins with where torchvision cannot be imported without help.
+_HELP = "import nightly_checks; nightly_checks.declare_operators()\n"
 
 
 def run_program(program: str, *before: str, gpus: int = 1, module: str = "") -> tuple[str, str]:
     """Standard output and error of a program under `weft run`; before: a launcher's words. Asserts that it succeeds."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "program.py")
-        path.write_text(textwrap.dedent(program))
+        path.write_text((_HELP if Help.given else "") + textwrap.dedent(program))
         started = ["-m", module, *before, str(path)] if module else [str(path)]
         command = [sys.executable, "-m", "weft", "run", "--gpu", "a100", "--gpus", str(gpus), *started]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        paths = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(__file__).parent))))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": paths}
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=folder, env=environment)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert "A100" in done.stderr and "weft: time" in done.stderr, done.stderr
@@ -71,9 +74,7 @@ def accelerated(processes: int, *options: str, kind: str = "") -> str:
 
 
 CHECKS.add("accelerate launch")(partial(accelerated, 1, kind="Sequential"))
-CHECKS.add("accelerate launch, 2 GPUs")(
-    partial(accelerated, 2, "--multi_gpu", kind="DistributedDataParallel")
-)
+CHECKS.add("accelerate launch, 2 GPUs")(partial(accelerated, 2, "--multi_gpu", kind="DistributedDataParallel"))
 CHECKS.add("accelerate launch, FSDP2")(
     partial(accelerated, 2, "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "SIZE_BASED_WRAP",
             "--fsdp_min_num_params", "10", kind="FSDP")
@@ -153,9 +154,7 @@ _LIGHTNING = """
 
 
 def lightened(devices: int, strategy: str) -> str:
-    out, error = run_program(
-        _LIGHTNING.replace("DEVICES", str(devices)).replace("STRATEGY", strategy), gpus=devices
-    )
+    out, error = run_program(_LIGHTNING.replace("DEVICES", str(devices)).replace("STRATEGY", strategy), gpus=devices)
     found = sorted(line for line in out.splitlines() if line.startswith("rank"))
     steps = 16 // devices
     assert found == [f"rank {rank} of {devices}, cuda:{rank}, {steps} steps" for rank in range(devices)], (found, error)

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterable
 from functools import partial
 
 import torch
-from nightly_checks import Checks, compare, gradients, on_gpu
+from nightly_checks import Checks, compare, declare_operators, gradients, on_gpu
 
-
-def declare_operators() -> None:
-    """Lets torchvision be imported without its own operators: its builds on PyPI are for CUDA builds of PyTorch, and on
-    a CPU build these do not load. timm needs none of them, but the import stops at two that are not declared."""
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for name in ("nms", "qnms"):
-            _DECLARED.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-
-_DECLARED = torch.library.Library("torchvision", "FRAGMENT")
 declare_operators()
 
 import timm  # noqa: E402
@@ -136,6 +121,18 @@ for _family in MODELS:
     CHECKS.add(f"{_family} step")(partial(step, _family))
     CHECKS.add(f"{_family} autocast float16")(partial(mixed, _family, torch.float16))
     CHECKS.add(f"{_family} autocast bfloat16")(partial(mixed, _family, torch.bfloat16))
+
+
+@CHECKS.add("TF32")
+def tensor_cores() -> str:
+    """Convolutions as CUDA computes them by default: close to float32, and not it."""
+    here = make("resnet").eval()
+    there = copy.deepcopy(here).cuda()
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    with torch.no_grad():
+        worst = compare([there(images("resnet").cuda())], [here(images("resnet"))], 5e-3, "scores")
+    assert worst > 1e-5, worst
+    return f"{worst:.0e}"
 
 
 @CHECKS.add("exponential average")

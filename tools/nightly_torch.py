@@ -53,12 +53,10 @@ def serve(group: str, gpu: str) -> None:
     """Imports a group's checks, says their names, then runs those that are asked for on standard input, one a line."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what the packages print is not for the table
-    import torch
-
     import weft
 
     weft.install(gpu)
-    torch.set_num_threads(1)  # the models are so small that a second thread only waits
+    importlib.import_module("nightly_checks").declare_operators()
     warnings.simplefilter("ignore")
     checks = importlib.import_module(f"nightly_{group}").CHECKS.found
     listed = [

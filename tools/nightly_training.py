@@ -247,9 +247,8 @@ def accelerated(tolerance: float, **options: Any) -> str:
 CHECKS.add("Accelerator float32", light=True)(partial(accelerated, 1e-4))
 CHECKS.add("Accelerator fp16", light=True)(partial(accelerated, 0.02, mixed_precision="fp16"))
 CHECKS.add("Accelerator bf16")(partial(accelerated, 0.02, mixed_precision="bf16"))
-CHECKS.add("Accelerator accumulation", light=True)(
-    partial(accelerated, 1e-4, gradient_accumulation_steps=2)
-)
+CHECKS.add("Accelerator accumulation", light=True)(partial(accelerated, 1e-4, gradient_accumulation_steps=2))
+
 
 @CHECKS.add("accelerate big models")
 def dispatched() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -115,7 +116,7 @@ def run(gpu: str | None, threads: int | None, time_limit: float | None, determin
 
     Options come before the program; what follows its name is passed to it.
     """
-    check_program(module, program)
+    program = check_program(module, program)
     virtual = attach(gpu=gpu, threads=threads, time_limit=time_limit, deterministic=deterministic, seed=seed,
                      deferred_copies=deferred_copies, triton_arch=triton_arch, count=count, dry=dry,
                      dry_value=dry_value, dry_limit=dry_limit)  # fmt: skip
@@ -152,7 +153,7 @@ def compare(names: str, count: int, dry: bool, dry_value: float | None, json_fil
     from weft.report.comparison import choose_visible, find_chips
     from weft.report.run import report_run
 
-    check_program(module, program)
+    program = check_program(module, program)
     chips = find_chips(names)
     visible = choose_visible(chips)
     attach(gpu=visible.name, count=count, dry=dry, dry_value=dry_value)
@@ -168,12 +169,30 @@ def tell_children(count: int) -> Callable[[], None]:
     return partial(tell, count)
 
 
-def check_program(module: str | None, program: Sequence[str]) -> None:
-    """Raises UsageError where no program is named, or one that is no Python."""
+def check_program(module: str | None, program: tuple[str, ...]) -> tuple[str, ...]:
+    """The program and its arguments, a Python script on PATH (torchrun, accelerate) by its path.
+
+    Raises UsageError where no program is named, or one that is no Python.
+    """
     if module is None and not program:
         raise click.UsageError("name a program: weft run PROGRAM.py, or weft run -m MODULE")
     if module is None:
+        program = (find_script(program[0]), *program[1:])
         refuse_cuda_source(program[0])
+    return program
+
+
+def find_script(name: str) -> str:
+    """The path of an installed Python script for its bare name, of this interpreter first; else the name itself."""
+    if os.path.exists(name) or os.path.dirname(name):
+        return name
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is not None:
+        with open(found, "rb") as file:
+            first = file.readline(200)
+        if first.startswith(b"#!") and b"python" in first:
+            return found
+    return name
 
 
 def refuse_cuda_source(program: str) -> None:

@@ -133,8 +133,9 @@ def make_model(shape: Shape, device: torch.device, train: bool, shards: int, rec
             fully_shard(block, mp_policy=policy)
         fully_shard(model, mp_policy=policy)
     model.to_empty(device=device)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.02)
+    if train:  # else the weights would come from a checkpoint
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.02)
     return model
 
 

@@ -19,9 +19,12 @@ _makers: tuple[Callable[[], Device], ...] = (Device,)
 
 class LaunchCapture:
     """note: while a CUDA graph of PyTorch's is captured, what is told of each launch: a function that makes it again,
-    and its arguments. None otherwise."""
+    and its arguments. None otherwise.
+
+    skip: in a dry run, asked with a kernel's name and arguments whether a launch is left out. None otherwise."""
 
     note: Callable[[Callable[..., None], tuple], None] | None = None
+    skip: Callable[[str, tuple], bool] | None = None
 
 
 def offer_devices(makers: Sequence[Callable[[], Device]]) -> None:

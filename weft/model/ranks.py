@@ -140,7 +140,7 @@ def run_together(logs: Sequence[RankLog], chip: Chip, lane_bits: int) -> list[Cl
             meeting.hold()
 
     while not all(runner.done for runner in runners):
-        if not any([runner.run(meet) for runner in runners]):
+        if not any(runner.run(meet) for runner in runners):
             # Somebody will never come.
             first = min(meetings, key=lambda key: meetings[key].start())
             meetings.pop(first).hold()

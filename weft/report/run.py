@@ -100,11 +100,11 @@ def _report(own: Timeline, others: Sequence[Timeline], wall: float, chips: Seque
 
 
 def describe_processes(used: Sequence[Timeline], shown: Timeline) -> str:
-    """One line about all processes of a run, of which the summary shows one."""
+    """One line about all processes of a run, of which the summary shows the one that takes longest."""
     found = [summarize(timeline) for timeline in used]
     data = [one["predicted"] for one in found]
     joules = sum(one["energy_joules"] for one in data)
-    which = "the slowest" if shown.rank is None else f"rank {shown.rank}, the slowest"
+    which = "the slowest" if shown.rank is None else f"rank {shown.rank}"
     text = f"this is {which} of {len(used)} processes; all of them {format_joules(joules)}"
     costs = [one["cost_dollars"] for one in data]
     if None not in costs:

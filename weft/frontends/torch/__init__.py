@@ -92,6 +92,18 @@ def reload_cuda(torch: ModuleType) -> None:
     importlib.reload(torch.cuda)
     del sys.modules["torch.backends.cudnn"]
     torch.backends.cudnn = importlib.import_module("torch.backends.cudnn")
+    if "torch._dynamo.device_interface" in sys.modules:
+        _renew_interface(sys.modules["torch._dynamo.device_interface"].CudaInterface, torch)
+
+
+def _renew_interface(interface: type, torch: ModuleType) -> None:
+    """Gives Dynamo, where it took functions and classes from torch.cuda before, those that are there now."""
+    for name, value in list(vars(interface).items()):
+        held = value.__func__ if isinstance(value, staticmethod) else value
+        if str(getattr(held, "__module__", "")).startswith("torch.cuda"):
+            new = getattr(torch.cuda, held.__name__)
+            setattr(interface, name, staticmethod(new) if isinstance(value, staticmethod) else new)
+    interface.get_raw_stream = staticmethod(torch._C._cuda_getCurrentRawStream)  # type: ignore[attr-defined]
 
 
 def attach(torch: ModuleType) -> None:
@@ -100,7 +112,8 @@ def attach(torch: ModuleType) -> None:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if not _Progress.prepared:
+        late = not _Progress.prepared
+        if late:
             prepare(torch)
             reload_cuda(torch)
         from weft.frontends.torch.layout import check_layout
@@ -112,7 +125,7 @@ def attach(torch: ModuleType) -> None:
             before_start()
         from weft.frontends.torch.start import start
 
-        start()
+        start(late)
     _Progress.attached = True
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from weft.frontends.torch.distributed import patch_distributed
+from weft.frontends.torch.extensions import connect_extensions
 from weft.frontends.torch.recording import off_the_timeline
 
 
@@ -67,6 +68,7 @@ _WAITING: dict[str, Callable[[Any], None]] = {
     "torch._inductor.config": configure_inductor,
     "torch._dynamo.trace_rules": skip_own_files,
     "torch._inductor.runtime.benchmarking": replace_benchmarks,
+    "torch.utils.cpp_extension": connect_extensions,
     "torch.distributed.distributed_c10d": patch_distributed,
 }
 

@@ -508,7 +508,7 @@ class _Splitter:
         begin = None
         while here >= first:
             text = self.tokens[here].text
-            if text in (">", ">>"):
+            if text in (">", ">>", ">>>"):
                 here = self.open_angle(here, first)
                 begin = here
             elif text == ")" and begin is None:

@@ -78,6 +78,8 @@ def refuse_mixed(operator: str, argument: str, other: Tensor, tensors: Any) -> R
     """PyTorch's error for tensors of several devices."""
     first = next((t.device for t in _flatten(tensors) if isinstance(t, Tensor) and t.device != other.device), None)
     name = operator.replace(".", "_")
+    if operator.startswith("masked_fill") and argument == "self":
+        return RuntimeError("masked_fill_: Expected inputs to be on same device")
     if operator == "convolution" and len(_flatten(tensors)) > 1 and argument != "bias":
         data, weight = _flatten(tensors)[:2]
         if data.type() != weight.type():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keyword
 import types
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from weft.frontends.torch import gpus as gpus_module
 from weft.frontends.torch.devicecheck import check_same_device, host_of, hosts_of, refuse_mixed, without_modes
 from weft.frontends.torch.gpus import StreamState, current_stream
 from weft.frontends.torch.layout import dlpack_cuda, word_at
+from weft.frontends.torch.operators import alerts, precision, refusals
+from weft.frontends.torch.operators.modes import refresh
+from weft.frontends.torch.operators.overlap import WHOLE, refuse_overlap
 from weft.frontends.torch.recording import recorder
 from weft.frontends.torch.retry import retry
 from weft.frontends.torch.tensors import (
@@ -78,6 +82,9 @@ def find_operator(name: str, library: str = "aten") -> Any:
 
 
 def _choose_function(name: str, operator: Any) -> Any:
+    own = precision.choose_function(name)
+    if own is not None:
+        return own
     base = name.partition(".")[0]
     for owner, names in _QUICK:
         if name in names:
@@ -173,14 +180,21 @@ def write_kernel(entry: Entry, operator: Any, namespace: dict[str, Any], devices
         out.write(f"d = check_same_device({name}, {seen})")
     index = "d" if devices > 1 or device_argument is not None else "0"
 
+    if tensors:
+        out.write(*refusals.check_lines(entry.name, variable[tensors[0].name]))
+    out.write(*alerts.check_lines(entry.name))
+    inputs = "(" + "".join(f"{variable[argument.name]}, " for argument in tensors if not argument.is_out) + ")"
+    whole = entry.name.partition(".")[0] in WHOLE
+
     call = []
     for argument in (*named, *own):
         kind, var = _kind_of(argument), variable[argument.name]
         label = f"{argument.name}=" if argument.kwarg_only else ""
         host = f"h_{var}"
         if argument.is_out and kind == "one":
-            out.write(f"{host} = out_twin({var})")
+            out.write(f"refuse_overlap({var}, {inputs}, {whole})", f"{host} = out_twin({var})")
         elif argument.is_out and kind == "many":
+            out.write(f"for t in {var}:", f"    refuse_overlap(t, {inputs}, {whole})")
             out.write(f"{host} = [out_twin(t) for t in {var}]")
         elif kind == "one" and argument.name == "other":
             # Numbers arrive as they are.
@@ -294,10 +308,13 @@ def specialise_entry(entry: Entry) -> None:
     function.__code__ = written.__code__
 
 
-def forget_kernels() -> None:
-    """Lets every kernel be written again at its next call, for the GPUs that there are now."""
+def forget_kernels(names: Iterable[str] | None = None) -> None:
+    """Lets kernels (all, or those of some operators) be written again at their next call, for the GPUs and the switches
+    that there are now."""
     namespace["allocate_0"] = gpus_module.gpus[0].allocator.allocate
-    for entry in entries.values():
+    if names is None:
+        refresh()
+    for entry in entries.values() if names is None else [entries[name] for name in names if name in entries]:
         function = entry.function
         function.__defaults__, function.__kwdefaults__ = None, {"_entry": entry}
         function.__code__ = _specialise.__code__
@@ -309,7 +326,9 @@ namespace: dict[str, Any] = {
     "StreamState": StreamState, "current_stream": current_stream, "recorder": recorder, "adopt_result": adopt_result,
     "to_cuda_anything": to_cuda_anything, "cpu_device": cpu_device, "out_twin": out_twin,
     "host_of": host_of, "hosts_of": hosts_of, "check_same_device": check_same_device, "retry": retry,
-    "gpus": gpus_module.gpus, "refuse_mixed": refuse_mixed,
+    "gpus": gpus_module.gpus, "refuse_mixed": refuse_mixed, "refused_types": refusals.REFUSED,
+    "refuse_type": refusals.refuse_type, "refuse_dims": refusals.refuse_dims, "raise_alert": alerts.raise_alert,
+    "refuse_overlap": refuse_overlap,
 }  # fmt: skip
 
 

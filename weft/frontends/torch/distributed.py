@@ -125,7 +125,7 @@ def make_backend(dist: Any) -> type:
     """The class ProcessGroupNCCL, on the gloo of this build."""
     from weft.frontends.torch.distributed_peers import announce, explain_failure, is_lost_connection, job, join
 
-    gloo = dist.distributed_c10d.ProcessGroupGloo
+    gloo: Any = dist.distributed_c10d.ProcessGroupGloo
 
     class ProcessGroupNCCL(gloo):
         """The process group of the backend "nccl", with gloo underneath."""
@@ -235,8 +235,15 @@ def patch_groups(dist: Any) -> None:
             return find_communicator(self).end_batch()
         return end(self, device_type)
 
-    def split_group(self: Any, ranks: Sequence[int], timeout: Any = None, opts: Any = None,
-                    group_name: str | None = None, group_desc: str | None = None, device_types: Any = None) -> Any:  # fmt: skip
+    def split_group(
+        self: Any,
+        ranks: Sequence[int],
+        timeout: Any = None,
+        opts: Any = None,
+        group_name: str | None = None,
+        group_desc: str | None = None,
+        device_types: Any = None,
+    ) -> Any:
         if not isinstance(opts, NCCLOptions):
             return split(self, ranks, timeout, opts, group_name, group_desc, device_types)
         return _split_group(dist, self, list(ranks), timeout, opts, group_name, group_desc, device_types)

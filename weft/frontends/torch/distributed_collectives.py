@@ -300,6 +300,8 @@ def run_on_hosts(name: str, operator: Any, group: Any, given: dict[str, Any]) ->
     tensors = tensors_in([hosts[places[0]], hosts[places[1]]])
     if any(tensor.is_meta for tensor in tensors):
         return None
+    if name in _FLAT and group.is_nccl:
+        hosts = {argument: change_tensors(value, _as_vector) for argument, value in hosts.items()}
     if "reduce_op" in given and group.is_nccl:
         operation = _Operation(given["reduce_op"].op())
         return reduce_hosts(name, group.shadow, hosts, operation)
@@ -312,6 +314,16 @@ def run_on_hosts(name: str, operator: Any, group: Any, given: dict[str, Any]) ->
     hosts["process_group"] = group.shadow.boxed()
     result = operator(**hosts)
     return _c10d.Work.unbox(result[1] if isinstance(result, tuple) else result)
+
+
+# Where NCCL has one buffer, whose parts are equal pieces of memory; gloo would cut along the first dimension.
+_FLAT = frozenset((
+    "_allgather_base_", "allgather_into_tensor_coalesced_", "_reduce_scatter_base_", "reduce_scatter_tensor_coalesced_",
+))  # fmt: skip
+
+
+def _as_vector(tensor: Tensor) -> Tensor:
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def _as_bytes(tensor: Tensor) -> Tensor:

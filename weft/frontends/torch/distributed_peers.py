@@ -82,7 +82,7 @@ def explain_failure(what: str, ranks: list[int], error: BaseException) -> str:
 
     what: the collective, for the message. ranks: the global ranks of its group.
     """
-    reason = str(error).strip()
+    reason = str(error).strip().partition(" This is typically caused")[0]
     mine = f"[rank {job.rank}] {what} failed"
     ended = find_ended([rank for rank in ranks if rank != job.rank])
     if ended:

@@ -126,7 +126,7 @@ class PlacedWork(_Work):
         """
         self.finish()
         if in_backward():
-            torch.autograd.Variable._execution_engine.queue_callback(self.meet)  # type: ignore[attr-defined]
+            torch.autograd.Variable._execution_engine.queue_callback(self.meet)
         else:
             self.meet()
         # Of all ways to make a future, this one gives its value the type that C++ expects.

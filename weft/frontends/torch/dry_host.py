@@ -1,22 +1,33 @@
-"""The host's side of a dry run: large parameters on the CPU stay untouched, checkpoints hold no data.
+"""The host's side of a dry run: what a program does around its operators in, the same without data out.
 
 Memory that nobody writes to costs a process nothing. So a model whose parameters are made on the CPU and then moved to
 the GPU can be larger than the host: PyTorch's initialisers leave large CPU tensors alone, and the move reads nothing.
+Checkpoints hold shapes; compiled kernels are left out and priced by the bytes of their tensors; torch.compile compiles
+nothing, so that operators are priced one by one.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
 
-# Initialisers fill CPU tensors up to this size, in bytes.
+from weft import settings
+from weft.errors import DryRunError
+from weft.frontends.devices import LaunchCapture
+from weft.frontends.torch.dry import forget_values, is_unknown, make_unknown
+from weft.frontends.torch.dry_values import warn
+from weft.frontends.torch.random import Generator
+from weft.frontends.torch.recording import record
+
+# CPU tensors up to this size, in bytes, are filled with random numbers.
 MOST_FILLED = 1 << 20
-# What torch.nn.init does all its work by, and whether the tensor is the first argument.
-_INITIALISERS = ("_no_grad_uniform_", "_no_grad_normal_", "_no_grad_trunc_normal_", "_no_grad_fill_", "_no_grad_zero_",
-                 "orthogonal_", "sparse_", "eye_", "dirac_")  # fmt: skip
+# What models fill their parameters by: methods of Tensor, and functions of torch.nn.init that do more than call them.
+_METHODS = ("normal_", "uniform_")
+_INITIALISERS = ("_no_grad_trunc_normal_", "_no_grad_fill_", "_no_grad_zero_", "orthogonal_")
 
 
 def _skipping_large(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,8 +56,74 @@ def spawn(fn: Callable[..., None], args: tuple = (), nprocs: int = 1, join: bool
     return None if join else FinishedProcesses()
 
 
+_own_get_state, _own_set_state = Generator.get_state, Generator.set_state
+
+
+def get_state(self: Generator) -> torch.Tensor:
+    """A CUDA generator's state is its seed and its offset, 8 bytes each, as on a real GPU: DTensor looks inside."""
+    if self.device.type != "cuda":
+        return _own_get_state(self)
+    packed = struct.pack("<QQ", self.initial_seed() % 2**64, self.__dict__.get("_offset", 0))
+    return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+
+
+def set_state(self: Generator, state: torch.Tensor) -> Generator:
+    if self.device.type != "cuda":
+        return _own_set_state(self, state)
+    seed, self._offset = struct.unpack("<QQ", bytes(state.tolist()))
+    return self.manual_seed(seed)
+
+
+# ---------------------------------------------------------------- checkpoints
+def rebuild_unknown(size: tuple, stride: tuple, dtype: torch.dtype, device: str, requires_grad: bool) -> Any:
+    """An unknown tensor out of a dry run's checkpoint. Raises DryRunError in an ordinary run."""
+    if not settings.current().dry:
+        raise DryRunError("this checkpoint was written by a dry run and holds shapes only: load it under --dry")
+    return make_unknown(size, stride, dtype, torch.device(device).index or 0).requires_grad_(requires_grad)
+
+
+def _reducing_unknown(own: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(own)
+    def reduce(self: Any, protocol: Any) -> Any:
+        if self.is_cuda and self.layout is torch.strided and is_unknown(self):
+            described = (tuple(self.shape), self.stride(), self.dtype, str(self.device), self.requires_grad)
+            return rebuild_unknown, described
+        return own(self, protocol)
+
+    return reduce
+
+
+# ---------------------------------------------------------------- compiled kernels
+def skip_launch(name: str, args: tuple) -> bool:
+    """Whether a launch of a Triton kernel is left out, since a tensor among its arguments has no data. Then it is
+    priced by its tensors' bytes, and floating-point tensors that it may have written are unknown."""
+    tensors = [value for value in args if isinstance(value, torch.Tensor) and value.is_cuda]
+    if not any(is_unknown(tensor) for tensor in tensors):
+        return False
+    record(f"triton::{name}", tuple(tensors), {}, None, tensors[0].get_device())
+    for tensor in tensors:
+        if tensor.dtype.is_floating_point:
+            forget_values(tensor)
+    return True
+
+
+def compile_nothing(model: Any = None, **options: Any) -> Any:
+    """torch.compile."""
+    if model is None:
+        return partial(compile_nothing, **options)
+    warn("torch.compile is left out; operators are priced one by one, as they run without it")
+    return model
+
+
 def patch_host() -> None:
     """Puts the functions in place."""
+    torch.Tensor.__reduce_ex__ = _reducing_unknown(torch.Tensor.__reduce_ex__)  # type: ignore[method-assign]
+    torch.serialization.add_safe_globals([rebuild_unknown])
+    torch.compile = compile_nothing  # type: ignore[assignment]
+    LaunchCapture.skip = skip_launch
+    Generator.get_state, Generator.set_state = get_state, set_state  # type: ignore[method-assign]
     torch.multiprocessing.spawn = spawn  # type: ignore[assignment]
+    for name in _METHODS:
+        setattr(torch.Tensor, name, _skipping_large(getattr(torch.Tensor, name)))
     for name in _INITIALISERS:
         setattr(torch.nn.init, name, _skipping_large(getattr(torch.nn.init, name)))

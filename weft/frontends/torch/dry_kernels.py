@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from weft.errors import DryRunError
 from weft.frontends.torch import dry, dry_values
@@ -32,6 +33,10 @@ _copy = _C.TensorBase.copy_
 _DYNAMIC = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
 # The most bytes that an operator without shape rules may touch, to be run on zeros.
 _MOST_ZEROS = 64 << 20
+FIXED_SHAPES = (
+    "Leave this part out of the dry run (weft.is_dry() tells), or write it with shapes that are fixed: torch.where, or "
+    "a product with the mask"
+)
 # Batch statistics, which operators update without saying so in their schemas.
 _UPDATED = frozenset(("running_mean", "running_var"))
 
@@ -44,6 +49,10 @@ def _flatten(values: Any) -> list[Any]:
         else:
             found.append(value)
     return found
+
+
+# Batch normalisation returns no statistics where it does not train, whatever its shape rule says.
+_STATISTICS = frozenset(("native_batch_norm", "_native_batch_norm_legit"))
 
 
 class _Argument:
@@ -214,7 +223,7 @@ class DryKernel:
         if self.indexes:
             args = self._with_positions(args)
         elif self.dynamic:
-            raise dry_values.refuse(f"aten::{self.name}", "its result's shape depends on values")
+            raise dry_values.refuse(f"aten::{self.name}", "its result's shape depends on values", FIXED_SHAPES)
         shapes_only.active = True
         try:
             made: Any = None
@@ -240,11 +249,16 @@ class DryKernel:
 
     def _call_meta(self, hosts: list[Any], named: dict[str, Any]) -> Any:
         try:
-            return self.call(*hosts, **named)
+            made = self.call(*hosts, **named)
+            if self.name in _STATISTICS and not hosts[5]:
+                return (made[0], *(statistic.new_empty(0) for statistic in made[1:]))
+            return _arrange(made, hosts[:2]) if self.name == "convolution" else made
         except NotImplementedError as error:
             if self.changes_only:
                 return None
             return self._call_on_zeros(hosts, named, error)
+        except RuntimeError as error:
+            return retry(error, self.operator, 0, *hosts, **named)
 
     def _call_on_zeros(self, hosts: list[Any], named: dict[str, Any], error: Exception) -> Any:
         """The shapes of an operator without rules, by its CPU kernel on zeros."""
@@ -266,9 +280,11 @@ class DryKernel:
         for index in args[1]:
             if index is not None and index.dtype in (torch.bool, torch.uint8):
                 if index.is_cuda and is_unknown(index):
-                    raise dry_values.refuse(f"aten::{self.name}", "a mask that depends on values picks elements")
+                    raise dry_values.refuse(
+                        f"aten::{self.name}", "a mask that depends on values picks elements", FIXED_SHAPES
+                    )
                 host = index if not index.is_cuda else dry.make_twin(index)
-                indices.extend(host.nonzero().to(meta_device).unbind(1))
+                indices.extend(host.nonzero().unbind(1))
             else:
                 indices.append(index)
         return (args[0], indices, *args[2:])
@@ -295,6 +311,15 @@ class DryKernel:
             else:
                 results.append(self._value(self.arguments[target].name, args, kwargs))
         return results[0] if single else tuple(results)
+
+
+def _arrange(made: Tensor, given: list[Tensor]) -> Tensor:
+    """A convolution's result with channels last, where the data or the weights have them so."""
+    for tensor in given:
+        found = suggest_memory_format(tensor)
+        if found is not torch.contiguous_format:
+            return _functions.empty_like(made, memory_format=found)
+    return made
 
 
 def _to_cuda_anything(value: Any, index: int) -> Any:
@@ -340,12 +365,16 @@ def has_shape_rule(name: str) -> bool:
     return has(full, "Meta") or has(full, "CompositeExplicitAutograd") or has(full, "CompositeImplicitAutograd")
 
 
+# PyTorch's rules for these leave out results that their backward passes ask for.
+_BY_FUNCTION = frozenset(("_cudnn_rnn", "_cudnn_rnn_backward"))
+
+
 def make_special(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel of an operator that an ordinary run computes by a function of its own.
 
     Known arguments go to that function; with unknown ones the operator's own rule is used, or the function on shapes.
     """
-    by_rule = make_entry(name) if has_shape_rule(name) else None
+    by_rule = make_entry(name) if has_shape_rule(name) and name not in _BY_FUNCTION else None
 
     def special_kernel(*args: Any, **kwargs: Any) -> Any:
         tensors = [value for value in _flatten([*args, *kwargs.values()]) if isinstance(value, Tensor)]
@@ -463,6 +492,15 @@ def _healthy(name: str, answer: bool) -> Callable[..., Any]:
     return kernel
 
 
+def check_errors(info: Tensor, api_name: str, *, is_matrix: bool) -> None:
+    """aten::_linalg_check_errors: a decomposition of unknown numbers is taken to succeed."""
+    if is_unknown(info):
+        return
+    torch.ops.aten._linalg_check_errors.default.redispatch(
+        _C.DispatchKeySet(_C.DispatchKey.CompositeExplicitAutograd), info, api_name, is_matrix=is_matrix
+    )
+
+
 def check_and_unscale(grads: Any, found_inf: Tensor, inv_scale: Tensor) -> None:
     """aten::_amp_foreach_non_finite_check_and_unscale_: nothing infinite is found."""
     index = grads[0].get_device() if len(grads) else 0
@@ -496,6 +534,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "isinf": _healthy("isinf", False),
     "isfinite": _healthy("isfinite", True),
     "equal": find_differing("equal"),
+    "_linalg_check_errors": check_errors,
     "_amp_foreach_non_finite_check_and_unscale_": check_and_unscale,
 }
 # Kernels of operators that PyTorch composes of others, registered above autograd.

@@ -13,10 +13,14 @@ notes: dict[str, Any] = {"rank": 0, "ranks": 1, "overflows": []}
 
 def prepare_allocator(allocator: Any) -> None:
     """To be called for each GPU of a dry run."""
-    allocator.holds_data = False
+    allocator._check_host = hold_nothing
     if not settings.current().dry_limit:
         allocator.overflow = note_overflow
     notes["overflows"] = [found for found in notes["overflows"] if found["device"] != allocator.index]
+
+
+def hold_nothing(requested: int) -> None:
+    """Whether the host has room for so many bytes is no question where there are no data."""
 
 
 def note_overflow(allocator: Any, segment: int) -> None:

@@ -30,9 +30,9 @@ SOURCES = ("blocks.cpp", "kernels.cpp")
 _FOLDER = Path(__file__).parent / "native"
 _OPTIONS = ("-O2", "-fPIC", "-std=c++20", "-fvisibility=hidden")
 # As the helper has them: which Python kernels it replaces, and who listens to operators.
-VIEW, FACTORY, UNRECORDED, SAME_DEVICE = 1, 2, 4, 8
+VIEW, FACTORY, UNRECORDED, SAME_DEVICE, NO_INTEGERS, NO_HALF = 1, 2, 4, 8, 16, 32
 OFF, SILENT, RECORDING = 0, 1, 2
-FREE, STRIDES, OUTPUTS, MULTIPLIES = 1, 2, 4, 8
+FREE, STRIDES, OUTPUTS, MULTIPLIES, PYTHON = 1, 2, 4, 8, 16
 
 
 def helper_path() -> Path:
@@ -80,7 +80,7 @@ def build_helper() -> Path:
         raise UnsupportedError("the helper needs a C++ compiler: apt-get install g++, or let CXX name one")
     headers = Path(sysconfig.get_paths()["include"])
     if not (headers / "Python.h").is_file():
-        raise UnsupportedError(f"the helper needs Python's headers, not found in {headers}: apt-get install python3-dev")
+        raise UnsupportedError(f"the helper needs Python's headers, none in {headers}: apt-get install python3-dev")
     torch = _torch_folder()
     includes = [headers, torch / "include", torch / "include/torch/csrc/api/include"]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,24 +129,30 @@ def load_helper() -> Any:
 
 
 def needs_as_bits(name: str) -> int:
-    """What the helper must know of an operator for the timeline, from weft.model.operators."""
+    """What the helper must know of an operator: what the timeline needs of it (weft.model.operators), and whether only
+    the Python kernel does what CUDA's does with PyTorch's switches as they are."""
+    from weft.frontends.torch.operators import alerts, precision
     from weft.model.operators import MULTIPLYING, needs_of
 
     needs = needs_of(name)
     bits = FREE * needs.free | STRIDES * needs.strides | OUTPUTS * needs.outputs
-    return bits | MULTIPLIES * (needs.family in MULTIPLYING)
+    own = name not in precision.OF_HALF and precision.choose_function(name) is not None
+    return bits | MULTIPLIES * (needs.family in MULTIPLYING) | PYTHON * (own or bool(alerts.check_lines(name)))
 
 
 def choose_operators(entries: Iterable[str], views: Iterable[str]) -> list[tuple[str, int]]:
     """The operators that the helper takes over, with its flags: those without generators, devices, out= arguments or
     results that are written by nobody."""
     from weft.frontends.torch.dispatch import find_operator
+    from weft.frontends.torch.operators import precision, refusals
 
     chosen = [(name, VIEW) for name in views]
     for name in entries:
+        flags = NO_HALF * (name in precision.OF_HALF or name in refusals.HALF_REFUSED)
+        flags |= NO_INTEGERS * (name in refusals.INTEGERS_REFUSED)
         arguments = find_operator(name)._schema.arguments
         if not any(argument.is_out or _is_special(str(argument.type)) for argument in arguments):
-            chosen.append((name, 0))
+            chosen.append((name, flags))
     chosen += [("empty.memory_format", FACTORY | UNRECORDED), ("empty_strided", FACTORY | UNRECORDED)]
     return [*chosen, ("copy_", SAME_DEVICE)]
 

@@ -59,6 +59,27 @@ def install_guard(torch: Any) -> None:
         raise UnsupportedError(f"this build of PyTorch carries no device guard for CUDA; Weft needs {RANGE}")
 
 
+def start_device_threads(torch: Any) -> None:
+    """Lets autograd's engine make the threads and queues of its devices once more.
+
+    For an engine whose first backward pass was over before the guard was there: it then has no device threads, and
+    nobody but it calls this function. Source: torch/csrc/autograd/engine.cpp of PyTorch 2.13, which has the two
+    functions among its exported ones. Raises UnsupportedError where they are not.
+    """
+    library = _library(torch, "libtorch_cpu.so")
+    try:
+        find_engine = library._ZN5torch8autograd6Engine18get_default_engineEv
+        start = library._ZN5torch8autograd6Engine20start_device_threadsEv
+    except AttributeError:
+        raise UnsupportedError(
+            "a backward pass ran before Weft was installed, and this build of PyTorch cannot start its engine again: "
+            "call weft.install() before the first backward pass, or start the program with `weft run`"
+        ) from None
+    find_engine.restype = ctypes.c_void_p
+    start.argtypes = [ctypes.c_void_p]
+    start(find_engine())
+
+
 def _make_pinned_allocator(core: ctypes.CDLL) -> int:
     """A second object of the CPU allocator's class, which has no members: storages that it makes can be told apart."""
     get = core._ZN3c1015GetCPUAllocatorEv

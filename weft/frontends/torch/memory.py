@@ -77,8 +77,7 @@ class CachingAllocator(Blocks):
         self.retries = self.out_of_memory = self.device_allocations = self.device_frees = 0
         self.private: dict[tuple[int, int], PrivatePool] = {}
         self.observers: list[Callable[..., None]] = []
-        # In a dry run there are no data, and a device that is too small is told of instead of an error.
-        self.holds_data = True
+        # In a dry run a device that is too small is told of, instead of an error.
         self.overflow: Callable[[Any, int], None] | None = None
         self._next_address = FIRST_ADDRESS + (index << 40)
 
@@ -177,8 +176,9 @@ class CachingAllocator(Blocks):
         if requested >= HOST_CHECK:
             self._check_host(requested)
 
-    def _refuse_host(self, requested: int, available: int) -> None:
-        if self.holds_data and requested <= self.free_bytes() + self.cached_bytes():
+    def _check_host(self, requested: int) -> None:
+        available = available_bytes()
+        if available is not None and requested > available and requested <= self.free_bytes() + self.cached_bytes():
             raise self.raise_error(
                 f"The host of virtual GPU {self.index} is out of memory: {format_bytes(requested)} would fit on the "
                 f"GPU, but the data lie in host memory, which has {format_bytes(available)} left. Use a smaller "
@@ -248,6 +248,8 @@ class CachingAllocator(Blocks):
 
     def reset_peaks(self) -> None:
         """torch.cuda.reset_peak_memory_stats()."""
+        with self._lock:
+            self._take_back()
         for field in _FIELDS:
             small, large = getattr(self.small, field), getattr(self.large, field)
             setattr(self.small, f"{field}_peak", small)
@@ -258,6 +260,8 @@ class CachingAllocator(Blocks):
 
     def reset_totals(self) -> None:
         """torch.cuda.reset_accumulated_memory_stats(): increases are counted from the current values on."""
+        with self._lock:
+            self._take_back()
         for kind in (self.small, self.large):
             for field in _FIELDS:
                 setattr(kind, f"{field}_total", getattr(kind, field))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from weft.frontends.torch import accelerator, compiler, exchange, profiler, storages, tensortypes
+from weft.frontends.torch import accelerator, compiler, exchange, profiler, rtc, storages, tensortypes
 from weft.frontends.torch.bindings import CUDA_VERSION
 from weft.frontends.torch.random import Generator
 from weft.frontends.torch.recording import current_timeline
@@ -29,6 +29,7 @@ def apply_patches(libraries: list[Any]) -> None:
     compiler.prepare_compiler()
     exchange.connect_memory()
     profiler.connect_profiler()
+    rtc.connect_compilation()
     for name, function in {
         "_broadcast": broadcast, "_broadcast_out": broadcast_out, "_broadcast_coalesced": broadcast_coalesced,
         "_nccl_all_reduce": nccl_all_reduce, "_nccl_reduce": nccl_reduce, "_nccl_broadcast": nccl_broadcast,

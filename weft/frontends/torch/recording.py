@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from weft import settings
 from torch._C import DisableTorchFunction
 
+from weft import settings
 from weft.frontends.torch.gpus import StreamState, current_stream, gpus
 from weft.frontends.torch.helper import OFF, RECORDING, SILENT, load_helper, needs_as_bits
 from weft.runtime import launch
@@ -75,12 +75,17 @@ recorder = Recorder()
 
 
 def tell_helper() -> None:
-    """Lets the compiled helper do without Python's kernels as long as nobody but the timeline listens."""
+    """Lets the compiled helper do without Python's kernels as long as nobody but the timeline listens; which operators
+    it may compute depends on PyTorch's switches, which may have been turned."""
+    helper = load_helper()
+    if helper is None or HelperState.timeline is None:
+        return
+    helper.ask_again()
     if recorder.sink is None:
         mode = SILENT
     else:
         mode = RECORDING if recorder.sink == HelperState.timeline.operator else OFF
-    load_helper().set_mode(mode)
+    helper.set_mode(mode)
 
 
 def connect_helper(timeline: Any) -> None:

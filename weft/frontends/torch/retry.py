@@ -29,6 +29,8 @@ def retry(error: RuntimeError, operator: Any, index: int, *args: Any, **kwargs: 
     if _NUMBER.search(text):
         # A number in a tensor's place: the operator's other overloads take it.
         return getattr(torch.ops.aten, operator._schema.name.partition("::")[2])(*args, **kwargs)
+    if "Trying to resize storage that is not resizable" in text:
+        return _resize_outputs(error, operator, args, kwargs)
     if not _NO_KERNEL.search(text):
         raise error
     narrow = next((value.dtype for value in _tensors((*args, *kwargs.values())) if value.dtype in _WIDER), None)
@@ -38,6 +40,23 @@ def retry(error: RuntimeError, operator: Any, index: int, *args: Any, **kwargs: 
     wide_kwargs = {name: _widen(value) for name, value in kwargs.items()}
     result = operator(*wide_args, **wide_kwargs)
     return _write_back(operator, (args, kwargs), (wide_args, wide_kwargs), result, narrow)
+
+
+def _resize_outputs(error: RuntimeError, operator: Any, args: tuple, kwargs: dict) -> Any:
+    """For out= twins of another size, which lie in memory that belongs to CUDA tensors: memory that can grow, for the
+    tensors to adopt."""
+    outputs = [kwargs[argument.name] for argument in operator._schema.arguments if argument.is_out]
+    before = [(out, out.untyped_storage(), out.storage_offset(), out.shape, out.stride()) for out in _tensors(outputs)]
+    if not before:
+        raise error
+    for out, *_ in before:
+        out.set_(torch.empty_like(out))
+    try:
+        return operator(*args, **kwargs)
+    except Exception:
+        for out, *memory in before:
+            out.set_(*memory)
+        raise
 
 
 def refuse_memory(size: int, index: int, error: Exception) -> NoReturn:

@@ -6,7 +6,7 @@ import torch
 
 from weft import settings
 from weft.frontends.torch import dispatch, patches, recording
-from weft.frontends.torch.backward import run_in_calling_thread
+from weft.frontends.torch.backward import run_in_calling_thread, start_engine
 from weft.frontends.torch.bindings import initialise
 from weft.frontends.torch.dry_start import after_start
 from weft.frontends.torch.gpus import gpus, make_gpus
@@ -30,8 +30,8 @@ def change_gpus() -> None:
     recording.connect(renew=True)
 
 
-def start() -> None:
-    """Makes the imported torch's CUDA work."""
+def start(late: bool = False) -> None:
+    """Makes the imported torch's CUDA work. late: torch was imported before, and may have run a backward pass."""
     dispatch.forget_kernels()
     guard_twins()
     register_kernels()
@@ -40,6 +40,8 @@ def start() -> None:
     helper = load_helper()
     if helper is not None:
         helper.install(choose_operators(dispatch.entries, VIEWS))
+    if late:
+        start_engine()
     if settings.current().dry:
         after_start(libraries)
     recording.connect()

@@ -47,7 +47,9 @@ class Launcher:
         if enter_hook is not None:
             enter_hook(launch_metadata)
         launch = self._prepared.get((grid_x, grid_y, grid_z))
-        if launch is None or function is not self._function:
+        if LaunchCapture.skip is not None and LaunchCapture.skip(function.name, args):
+            launch = None
+        elif launch is None or function is not self._function:
             launch = self._prepare(grid_x, grid_y, grid_z, function)
         if launch is not None:
             if self._needs_scratch:

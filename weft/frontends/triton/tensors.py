@@ -9,10 +9,10 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from weft.errors import InvalidDevicePointerError
+from weft.errors import DryRunError, InvalidDevicePointerError
 from weft.runtime.array import Array
 from weft.runtime.device import Device
-from weft.runtime.memory import Allocation
+from weft.runtime.memory import NO_DATA, Allocation
 
 
 class TensorRanges:
@@ -68,6 +68,11 @@ class TensorRanges:
         self._storages.pop(key, None)
         if not address or not size:
             return
+        if address >= NO_DATA:
+            raise DryRunError(
+                f"a kernel was given a tensor {tuple(tensor.shape)} of {tensor.dtype}, which has no data in a dry run: "
+                "leave the launch out (weft.is_dry() tells), or run without --dry"
+            )
         kind = tensor.device.type
         if kind == "cuda":
             self._met_cuda = True

@@ -41,7 +41,8 @@ struct State {
   PyObject *needs = nullptr;         // name -> bits of Needs
   PyObject *settle = nullptr;        // called once in a while
   PyObject *timeline = nullptr;
-  uint64_t generation = 0;  // of the timeline; numbers of another one are forgotten
+  uint64_t generation = 0;            // of the timeline; numbers of another one are forgotten
+  std::atomic<uint64_t> switches{1};  // rises when PyTorch's switches are turned: needs are asked for again
   std::unordered_map<int64_t, int64_t> lanes;
   int64_t unsettled = 0;
   DispatchKeySet plain;  // keys that a plain CUDA tensor may have
@@ -52,8 +53,10 @@ State &state() {
   return *kept;
 }
 
-enum Needs : int { kFree = 1, kStrides = 2, kOutputs = 4, kMultiplies = 8 };
-enum Flags : int { kView = 1, kFactory = 2, kUnrecorded = 4, kSameDevice = 8 };
+// kPython: with PyTorch's switches as they are, only the Python kernel does what CUDA's does.
+enum Needs : int { kFree = 1, kStrides = 2, kOutputs = 4, kMultiplies = 8, kPython = 16 };
+// kNoIntegers, kNoHalf: calls with a first tensor of such a type are Python's, which refuses it or computes otherwise.
+enum Flags : int { kView = 1, kFactory = 2, kUnrecorded = 4, kSameDevice = 8, kNoIntegers = 16, kNoHalf = 32 };
 
 constexpr int64_t kLaneBits = 16;
 constexpr int64_t kSettleAfter = 1 << 16;
@@ -115,7 +118,8 @@ struct Call {
       result = tensor;
       return true;
     }
-    if ((impl->key_set().raw_repr() & ~state().plain.raw_repr()) != 0 || !impl->has_storage() || impl->has_symbolic_sizes_strides())
+    if ((impl->key_set().raw_repr() & ~state().plain.raw_repr()) != 0 || !impl->has_storage() ||
+        impl->has_symbolic_sizes_strides())
       return false;
     int index = impl->device().index();
     if (device < 0)
@@ -375,6 +379,9 @@ class Operator {
   void run(const c10::OperatorHandle &op, DispatchKeySet keys, Stack *stack) {
     if (state().mode.load(std::memory_order_relaxed) == kOff) return fallback_.callBoxed(op, keys, stack);
     if (flags_ & kView) return op.redispatchBoxed(DispatchKeySet(DispatchKey::CPU), stack);
+    if (asked_.load(std::memory_order_relaxed) != state().switches.load(std::memory_order_relaxed)) ask_needs();
+    if ((needs_ & kPython) || ((flags_ & (kNoIntegers | kNoHalf)) && is_special(*stack)))
+      return fallback_.callBoxed(op, keys, stack);
     Call call;
     Stack values(stack->end() - static_cast<std::ptrdiff_t>(argument_count_), stack->end());
     bool plain = true;
@@ -405,6 +412,16 @@ class Operator {
   }
 
  private:
+  bool is_special(const Stack &stack) const {
+    for (size_t place = stack.size() - argument_count_; place < stack.size(); ++place) {
+      if (!stack[place].isTensor()) continue;
+      const auto type = stack[place].toTensor().scalar_type();
+      if (flags_ & kNoIntegers) return c10::isIntegralType(type, true);
+      return type == at::kHalf || type == at::kBFloat16;
+    }
+    return false;
+  }
+
   bool take_factory(Stack &values, Call &call) const {
     const auto &arguments = handle_.schema().arguments();
     int64_t count = 16;
@@ -434,7 +451,6 @@ class Operator {
 
   void record(const Stack &stack, const Stack &results, const Call &call) {
     State &now = state();
-    if (needs_ < 0) ask_needs();
     if (needs_ & kFree) return;
     const IValue *arguments = stack.data() + (stack.size() - argument_count_);
     bool strides = needs_ & kStrides, known = true;
@@ -469,10 +485,13 @@ class Operator {
   }
 
   void ask_needs() {
+    PythonLock lock;
+    uint64_t now = state().switches.load();
     PyObject *answer = PyObject_CallFunction(state().needs, "s", name_.c_str());
     if (answer == nullptr) raise_python();
     needs_ = static_cast<int>(PyLong_AsLong(answer));
     Py_DECREF(answer);
+    asked_.store(now);
   }
 
   int64_t describe(const IValue *arguments, const Stack &results, int64_t stream, int device) const {
@@ -550,7 +569,8 @@ class Operator {
   std::string name_;
   int flags_;
   size_t argument_count_;
-  int needs_ = -1;
+  std::atomic<int> needs_{0};
+  std::atomic<uint64_t> asked_{0};
   uint64_t generation_ = 0;
   std::unordered_map<std::string, int64_t> numbers_;
 };
@@ -643,6 +663,11 @@ PyObject *set_mode(PyObject *, PyObject *value) {
   Py_RETURN_NONE;
 }
 
+PyObject *ask_again(PyObject *, PyObject *) {
+  state().switches += 1;
+  Py_RETURN_NONE;
+}
+
 // Gives back the block that a storage of ours holds, before the storage changes its size.
 PyObject *release_storage(PyObject *, PyObject *address) {
   auto *storage = static_cast<c10::StorageImpl *>(PyLong_AsVoidPtr(address));
@@ -659,6 +684,7 @@ PyMethodDef methods[] = {
     {"connect", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(connect)), METH_VARARGS | METH_KEYWORDS,
      "Names the allocators of the GPUs, and what Python does for the kernels."},
     {"set_mode", set_mode, METH_O, "0: Python's kernels run; 1: nobody listens; 2: the timeline does."},
+    {"ask_again", ask_again, METH_NOARGS, "What was learned of operators' needs may be out of date."},
     {"release_storage", release_storage, METH_O, "Gives back the block of the storage at an address."},
     {nullptr}};
 

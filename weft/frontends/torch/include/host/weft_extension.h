@@ -19,6 +19,17 @@
 #undef __noinline__
 #define __noinline__
 
+// torch/headeronly/core/TensorAccessor.h has it for nvcc only.
+namespace torch::headeronly {
+template <typename T>
+struct RestrictPtrTraits {
+  typedef T* __restrict__ PtrType;
+};
+}  // namespace torch::headeronly
+namespace at {
+using torch::headeronly::RestrictPtrTraits;
+}
+
 namespace weft {
 // The shape of the launch that the calling thread makes next.
 void configure(dim3 grid, dim3 block, size_t shared_bytes = 0, cudaStream_t stream = nullptr);
@@ -81,11 +92,3 @@ cudaError_t cudaMemcpyFromSymbol(void* target, const T& symbol, size_t bytes, si
 }
 template <class T>
 cudaError_t cudaGetSymbolAddress(void** address, const T& symbol) { return weft::find_symbol(address, &symbol); }
-template <class T>
-cudaError_t cudaMalloc(T** pointer, size_t bytes) { return cudaMalloc((void**)pointer, bytes); }
-template <class T>
-cudaError_t cudaMallocHost(T** pointer, size_t bytes, unsigned = 0) { return cudaMallocHost((void**)pointer, bytes); }
-template <class T>
-cudaError_t cudaMallocManaged(T** pointer, size_t bytes, unsigned flags = cudaMemAttachGlobal) {
-  return cudaMallocManaged((void**)pointer, bytes, flags);
-}

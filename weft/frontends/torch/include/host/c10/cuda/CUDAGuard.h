@@ -26,7 +26,6 @@ struct OptionalCUDAGuard {
   explicit OptionalCUDAGuard(std::optional<DeviceIndex> index) { if (index) set_index(*index); }
   void set_device(Device device) { guard_.reset_device(weft_checked(device)); }
   void set_index(DeviceIndex index) { guard_.reset_device(Device(DeviceType::CUDA, index)); }
-  void reset() { guard_.reset(); }
 
  private:
   OptionalDeviceGuard guard_;

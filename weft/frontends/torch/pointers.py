@@ -1,0 +1,132 @@
+"""Raw addresses in kernels' parameters: which live CUDA storage an address belongs to.
+
+Extensions written in C++ hand kernels bare pointers. A pointer is looked up among the storages that operators have made
+since the first extension was loaded, then among all tensors that live; its whole storage becomes memory that kernels
+may reach. An address that belongs to none stays unknown, and the kernel that uses it faults.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from bisect import bisect_right
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from weft.frontends.torch.operators import storage
+from weft.frontends.torch.recording import recorder
+from weft.frontends.torch.tensors import to_cuda, to_host
+from weft.frontends.triton.tensors import ranges_of
+
+_MIN_SWEEP = 4096  # entries at which dead ones are looked for
+_NESTED_BYTES = 4096  # storages up to this size may hold pointers of their own (lists of tensors)
+
+
+class LiveStorages:
+    """CUDA storages by the address where they begin.
+
+    Attributes: known: address -> (weak reference to the storage, shape and dtype of the tensor it was met with);
+    strangers: words that were found in no storage.
+    """
+
+    def __init__(self) -> None:
+        self.strangers: set[int] = set()
+        self.known: dict[int, tuple[weakref.ref, tuple[int, ...], Any]] = {}
+        self._sweep_at = _MIN_SWEEP
+        self._listening = False
+
+    def listen(self) -> None:
+        """From now on the results of operators are noted, and what `empty` makes, of which no recorder hears."""
+        if not self._listening:
+            self._listening = True
+            recorder.add(self._note)
+            storage.to_cuda = self._make  # its functions ask for it by this name
+            self.gather()
+
+    def _make(self, host: Any, index: int) -> Any:
+        made = to_cuda(host, index)
+        self.add(made)
+        return made
+
+    def _note(self, name: str, args: tuple, result: Any, kwargs: dict, stream: int, device: int) -> None:
+        if isinstance(result, torch.Tensor):
+            self.add(result)
+        elif isinstance(result, (list, tuple)):
+            for value in result:
+                if isinstance(value, torch.Tensor):
+                    self.add(value)
+
+    def add(self, tensor: Any) -> None:
+        """Notes a tensor's storage."""
+        if not tensor.is_cuda or tensor.layout is not torch.strided:
+            return
+        found = tensor.untyped_storage()
+        address = found.data_ptr()
+        if address:
+            self.known[address] = (weakref.ref(found), tuple(tensor.shape), tensor.dtype)
+            if len(self.known) > self._sweep_at:
+                self.known = {key: entry for key, entry in self.known.items() if entry[0]() is not None}
+                self._sweep_at = max(_MIN_SWEEP, 2 * len(self.known))
+
+    def gather(self) -> None:
+        """Notes every CUDA tensor that Python's collector knows."""
+        for found in gc.get_objects():
+            if issubclass(type(found), torch.Tensor) and found.is_cuda:
+                self.add(found)
+
+    def find(self, address: int) -> tuple[Any, tuple[int, ...], Any] | None:
+        """(storage, shape, dtype) of the live storage that holds the address."""
+        entry = self.known.get(address)
+        if entry is None:
+            starts = sorted(self.known)
+            place = bisect_right(starts, address) - 1
+            if place < 0:
+                return None
+            entry = self.known[starts[place]]
+        found = entry[0]()
+        if found is None or not found.data_ptr() <= address < found.data_ptr() + found.nbytes():
+            return None
+        return found, entry[1], entry[2]
+
+
+storages = LiveStorages()
+
+
+def meet_addresses(device: Any, words: list[int], nested: bool = True) -> None:
+    """Lets the kernels of a weft Device reach the storages that some 64-bit words point into; other words are let be."""
+    device.arena.collect()  # what died must not be taken for what lies there now
+    ranges = device.arena.ranges
+    unknown = [word for word in words if word >> 32 and not word >> 47 and ranges.find(word) is None]
+    missed = [word for word in unknown if not _meet(device, word)]
+    # Looking at everything that lives takes long: once for each word that is no pointer (two sizes look like one).
+    if not storages.strangers.issuperset(missed):
+        storages.gather()
+        found = [word for word in missed if _meet(device, word)]
+        if len(storages.strangers) > _MIN_SWEEP:
+            storages.strangers.clear()
+        storages.strangers.update(set(missed).difference(found))
+    if nested:
+        for word in words:
+            found = storages.find(word) if word in storages.known else None
+            if found is not None and found[0].nbytes() <= _NESTED_BYTES and found[2] in (torch.int64, torch.uint8):
+                data = torch.empty(0, dtype=torch.uint8).set_(_host_storage(found[0])).numpy().tobytes()
+                inner = memoryview(data[: len(data) & ~7]).cast("Q").tolist()
+                meet_addresses(device, inner, nested=False)
+
+
+def _host_storage(found: Any) -> Any:
+    tensor = torch.empty(0, dtype=torch.uint8, device=found.device)
+    return to_host(tensor.set_(found)).untyped_storage()
+
+
+def _meet(device: Any, address: int) -> bool:
+    if address in storages.strangers and address not in storages.known:
+        return False
+    found = storages.find(address)
+    if found is None:
+        return False
+    kept, shape, dtype = found
+    ranges_of(device)._meet(SimpleNamespace(device=torch.device("cuda"), shape=shape, dtype=dtype), kept)
+    return True
