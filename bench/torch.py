@@ -2,8 +2,8 @@
 
 In: nothing. Out: a table (and JSON) with what `device="cuda"` costs on top of plain CPU PyTorch: microseconds per tiny
 operator, the speed of a training step of a transformer with 25 million parameters, seconds at import, and host
-memory. Both sides run in turn in one process with the timeline recording; import and memory are taken in child
-processes, one for each side.
+memory. Both sides run in turn in one process with the timeline recording, tiny operators with the compiled helper
+(`weft helper build`) and without; import and memory are taken in child processes, one for each side.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ sys.path.append(sys.path.pop(0))  # this folder last: a file in it has PyTorch's
 
 CHIP = "h100"
 TINY_LIMIT_US = 8.0
+HELPER_LIMIT_US = 2.0
 STEP_BAR = 1 / 1.1
 IMPORT_LIMIT_S = 0.5
 MEMORY_LIMIT = 1.1
@@ -74,44 +75,96 @@ def training_step(torch, device: str, quick: bool) -> Callable[[], None]:
 
 TINY: dict[str, Callable] = {
     "add": lambda torch, a, b: torch.add(a, b),
+    "add a number": lambda torch, a, b: a + 1.0,
     "mul_": lambda torch, a, b: b.mul_(1.0),
     "relu": lambda torch, a, b: torch.relu(a),
     "view": lambda torch, a, b: a.view(-1),
     "transpose": lambda torch, a, b: a.t(),
+    "slice": lambda torch, a, b: a[1:3],
     "sum": lambda torch, a, b: a.sum(),
     "matmul": lambda torch, a, b: a @ b,
     "linear": lambda torch, a, b: torch.nn.functional.linear(a, b),
+    "softmax": lambda torch, a, b: torch.softmax(a, -1),
+    "copy_": lambda torch, a, b: b.copy_(a),
+    "empty_like": lambda torch, a, b: torch.empty_like(a),
+    "zeros": lambda torch, a, b: torch.zeros(4, 4, device=a.device),
+    "to float16": lambda torch, a, b: a.half(),
+    "cat": lambda torch, a, b: torch.cat((a, b)),
 }
 
 
-def seconds_per_call(operator: Callable, torch, device: str, calls: int) -> float:
-    """Time of one call on 4 x 4 values."""
-    a, b = torch.ones(4, 4, device=device), torch.ones(4, 4, device=device)
+def run_backward(torch, a, b) -> None:
+    """A product, a sum, and their gradients."""
+    b.grad = None
+    (a @ b).sum().backward()
+
+
+def count_operators(operator: Callable, torch, *tensors) -> int:
+    """Calls of operators on the device in one call, those of autograd included."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counting(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    with Counting() as mode:
+        operator(torch, *tensors)
+    return max(mode.calls, 1)
+
+
+def seconds_per_operator(operator: Callable, torch, device: str, calls: int, trains: bool) -> float:
+    """Time of one call on 4 x 4 values, by operator; the least of three parts."""
+    a, b = torch.ones(4, 4, device=device), torch.ones(4, 4, device=device, requires_grad=trains)
+    count = count_operators(operator, torch, a, b)
     for _ in range(50):
         operator(torch, a, b)
-    started = time.perf_counter()
-    for _ in range(calls):
-        operator(torch, a, b)
-    return (time.perf_counter() - started) / calls
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        for _ in range(calls):
+            operator(torch, a, b)
+        best = min(best, (time.perf_counter() - started) / calls)
+    return best / count
+
+
+def tiny_times(quick: bool) -> dict[str, float]:
+    """Microseconds that the virtual GPU adds to each operator of a job, the least of several rounds on both sides."""
+    import torch
+
+    jobs = {name: (operator, False) for name, operator in TINY.items()}
+    jobs["product, forward and backward"] = (run_backward, True)
+    added = {}
+    for name, (operator, trains) in jobs.items():
+        calls = 100 if quick else 500
+        with torch.set_grad_enabled(trains):
+            rounds = [
+                [seconds_per_operator(operator, torch, device, calls, trains) for device in ("cpu", "cuda")]
+                for _ in range(3 if quick else 8)
+            ]
+        cpu, cuda = (min(side) for side in zip(*rounds))
+        added[name] = (cuda - cpu) * 1e6
+    return added
 
 
 def tiny_rows(quick: bool) -> list:
-    """Microseconds that the virtual GPU adds to tiny operators, and the median of them."""
-    import torch
+    """What the virtual GPU adds to tiny operators, with the compiled helper where it is built, and without."""
     from common import limit_row
 
-    calls = 300 if quick else 2000
-    added = {}
-    with torch.no_grad():
-        for name, operator in TINY.items():
-            rounds = [
-                [seconds_per_call(operator, torch, device, calls) for device in ("cpu", "cuda")] for _ in range(5)
-            ]
-            cpu, cuda = (min(side) for side in zip(*rounds))
-            added[name] = (cuda - cpu) * 1e6
-    rows = [limit_row(f"added to a tiny {name}", 1, value, "us", TINY_LIMIT_US) for name, value in added.items()]
-    median = statistics.median(added.values())
-    return [*rows, limit_row("added to a tiny operator, median", 1, median, "us", TINY_LIMIT_US)]
+    from weft.frontends.torch.helper import helper_path
+
+    kinds = {"": (0, TINY_LIMIT_US)}
+    if helper_path().exists():
+        kinds[", helper"] = (1, HELPER_LIMIT_US)
+    rows = []
+    for words, (use, limit) in kinds.items():
+        added = run_child("tiny", "quick" if quick else "cuda", WEFT_TORCH_HELPER=str(use))
+        rows += [limit_row(f"added to a tiny {name}{words}", 1, value, "us", limit) for name, value in added.items()]
+        median = statistics.median(added.values())
+        rows.append(limit_row(f"added to a tiny operator, median{words}", 1, median, "us", limit))
+    return rows
 
 
 def step_rows(quick: bool) -> list:
@@ -125,10 +178,10 @@ def step_rows(quick: bool) -> list:
     return [ratio_row(name, torch.get_num_threads(), times["cuda"], times["cpu"], "PyTorch on the CPU", STEP_BAR)]
 
 
-def run_child(what: str, side: str) -> float:
-    """A figure that this program prints when it is called with --child."""
+def run_child(what: str, side: str, **environment: str):
+    """What this program prints when it is called with --child."""
     command = [sys.executable, __file__, "--child", what, side]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | environment)
     if done.returncode:
         raise RuntimeError(f"{what} of {side}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -158,13 +211,15 @@ def install() -> None:
     weft.install(CHIP)
 
 
-def child(what: str, side: str) -> float:
-    """What a child process measures: seconds to import, or peak resident bytes."""
+def child(what: str, side: str):
+    """What a child process measures: seconds to import, peak resident bytes, or times of tiny operators."""
     started = time.perf_counter()
-    if side == "cuda":
+    if side != "cpu":
         install()
     import torch
 
+    if what == "tiny":
+        return tiny_times(side == "quick")
     if what == "import":
         torch.ones(1, device=side)
         return time.perf_counter() - started

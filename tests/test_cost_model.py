@@ -111,6 +111,13 @@ def test_arithmetic_binds_where_there_is_enough() -> None:
     assert found.seconds == pytest.approx(1e12 / (128 * 4 * 2.52e9 * 0.85), rel=1e-3)
 
 
+@pytest.mark.parametrize("chip, name", [("t4", "FP32 pipe"), ("h100", "tensor cores (BF16)")])
+def test_the_limiter_is_the_unit_that_does_the_work(chip: str, name: str) -> None:
+    """A T4 has no tensor cores for bf16."""
+    product = MODEL.estimate(gemm("g", 1, 4096, 4096, 4096, "bfloat16", False, 6e7, 3e7), find_chip(chip))
+    assert product.limiter == name and name in product.bounds
+
+
 def test_energy_lies_between_idle_and_limit() -> None:
     chip = find_chip("h100")
     for profile in (

@@ -90,3 +90,23 @@ def test_a_rank_that_dies_is_named() -> None:
     assert time.monotonic() - since < 20, "neither waits for the other's timeout"
     assert ranks[0].returncode == 1
     assert f"all_reduce in process group '0' failed: rank 1 (process {ranks[1].pid}) ended" in text, text[-3000:]
+
+
+def test_what_is_said_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has ended is seen before its parent takes notice; a rank of another machine is never said to have ended."""
+    from weft.frontends.torch import distributed_peers as peers
+
+    here = socket.gethostname()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    processes = {0: (here, os.getpid()), 1: (here, ended.pid), 2: (here, os.getpid()), 3: ("elsewhere", ended.pid)}
+    monkeypatch.setattr(peers, "job", peers.Job(rank=0, size=4, processes=processes))
+    lost = RuntimeError("[third_party/gloo/x.cc:1] Connection closed by peer. This is typically caused by a crash")
+    assert peers.is_lost_connection(lost) and not peers.is_lost_connection(RuntimeError("invalid tensor size"))
+    text = peers.explain_failure("all_reduce", [0, 1, 2, 3], lost)
+    assert f"[rank 0] all_reduce failed: rank 1 (process {ended.pid}) ended" in text and "typically" not in text
+    ended.wait()
+    assert peers.find_ended([1]) == [1], "nor does it matter that the process is gone altogether"
+    monkeypatch.setattr(peers, "_PATIENCE", 0.0)
+    assert "a connection to another rank was lost" in peers.explain_failure("all_reduce", [0, 2, 3], lost)
+    late = RuntimeError("Timed out waiting 600000ms for recv operation to complete")
+    assert "not every rank came within the timeout" in peers.explain_failure("all_reduce", [0, 2], late)

@@ -42,14 +42,16 @@ def declare_operators() -> None:
 def plain_settings() -> Iterator[None]:
     """Convolutions without TF32, in which CUDA computes them by default; one thread, since a second one only waits for
     models as small as these. What checks change of the precision themselves is put back."""
-    convolutions = torch.backends.cudnn.conv
-    threads, whole, part = torch.get_num_threads(), torch.backends.fp32_precision, convolutions.fp32_precision
+    switches = (torch.backends, torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    threads, before = torch.get_num_threads(), [switch.fp32_precision for switch in switches]
     torch.set_num_threads(1)
-    convolutions.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.backends.fp32_precision, convolutions.fp32_precision = whole, part
+        torch.backends.cuda.matmul.allow_tf32 = before[1] == "tf32"  # the older switch, with which some set the same
+        for switch, precision in zip(switches, before):
+            switch.fp32_precision = precision
         torch.set_num_threads(threads)
 
 

@@ -6,7 +6,7 @@
 A check is a model, an optimiser, a loop or a whole program; it needs no network: models come from configurations with
 random weights, data are made in memory. Checks run one after the other in a child process, which is replaced when it
 dies or takes too long. The table has a row for each; the exit status is 1 when one of them fails, and checks whose
-packages are not installed are named and left out. Everything takes about half an hour on two cores.
+packages are not installed are named and left out. Everything takes about ten minutes on two cores.
 """
 
 from __future__ import annotations

@@ -313,7 +313,10 @@ def cache_dir() -> None:
 
 
 # The files of the cache, by what they hold.
-CACHE_PATTERNS = {"objects": "**/*.weftobj", "PTX": "**/ptx/*.json", "Triton": "triton/*/*", "unfinished": "**/*.tmp"}
+CACHE_PATTERNS = {
+    "objects": "**/*.weftobj", "PTX": "**/ptx/*.json", "Triton": "triton/*/*", "helper": "helper/*/*.so",
+    "unfinished": "**/*.tmp",
+}  # fmt: skip
 
 
 def cache_files(directory: Path) -> list[Path]:
@@ -336,6 +339,27 @@ def survey_cache() -> tuple[Path, dict[str, tuple[int, int]]]:
         if sizes or kind != "unfinished":
             counts[kind] = (len(sizes), sum(sizes))
     return directory, counts
+
+
+@main.group()
+def helper() -> None:
+    """The compiled helper of the PyTorch front end. Without it everything works, with more time per operator."""
+
+
+@helper.command("build")
+def helper_build() -> None:
+    """Compile the helper for this Python and this PyTorch into the cache. Takes half a minute and a C++ compiler."""
+    from weft.frontends.torch.helper import build_helper
+
+    click.echo(build_helper())
+
+
+@helper.command("info")
+def helper_info() -> None:
+    """Show whether programs will use the helper, and why not."""
+    from weft.frontends.torch.helper import describe_helper
+
+    click.echo(describe_helper())
 
 
 @main.command()

@@ -219,6 +219,21 @@ def find_triton() -> Finding:
     return Finding("Triton", "ok", f"{version}, of {RANGE} (tried with {', '.join(TESTED)}): weft run, weft.install()")
 
 
+def find_torch_helper() -> Finding:
+    """Whether the PyTorch front end's compiled helper is there. torch is not imported."""
+    from weft.frontends.torch.helper import describe_helper, find_compiler, helper_path
+
+    try:
+        importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("PyTorch helper", "ok", "not needed: PyTorch is not installed")
+    if helper_path().exists():
+        return Finding("PyTorch helper", "ok", describe_helper())
+    compiler = find_compiler()
+    advice = "weft helper build" if compiler else "apt-get install g++, then weft helper build"
+    return Finding("PyTorch helper", "ok", "not built; programs run without it, with more time per operator", advice)
+
+
 def find_real_gpu() -> Finding:
     from weft.install import find_real_gpus
 
@@ -287,7 +302,7 @@ def examine() -> list[Finding]:
     found = [Finding("Weft", "ok", f"{__version__} ({Path(__file__).parent})")]
     steps: tuple[Callable[[], Finding], ...] = (
         find_python, find_platform, find_processor, find_threads, find_memory, find_llvm, find_cache, find_nvrtc,
-        find_headers, find_clang, find_triton, find_real_gpu,
+        find_headers, find_clang, find_triton, find_torch_helper, find_real_gpu,
     )  # fmt: skip
     found += [step() for step in steps]
     found.append(find_cuda_compiler(found))

@@ -1,6 +1,7 @@
 // A CUDA extension for PyTorch as programs write them: templates by type, accessors, dynamic shared memory, a constant
 // table, streams, an operator of torch.library beside functions of a module.
 #include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>

@@ -45,12 +45,13 @@ def _estimate(profile: Profile, chip: Chip) -> Estimate:
     low = high = None
     if profile.gemm is not None and profile.flops and fitted(chip) is not None:
         unit = profile.flops[0][0]
-        rate = profile.flops[0][1] / bounds[UNIT_NAMES[unit]] if bounds.get(UNIT_NAMES[unit]) else 0.0
+        pipe = _pipe_name(chip, unit)
+        rate = profile.flops[0][1] / bounds[pipe] if bounds.get(pipe) else 0.0
         if rate > 0:
             itemsize = OPERAND_BYTES.get(unit, 2.0)
             found = time_product(chip, rate, profile.gemm, itemsize, profile.bytes_moved, min(itemsize * 2, 4.0)
                                  if itemsize < 2 else itemsize)  # fmt: skip
-            bounds[UNIT_NAMES[unit]], bounds[MEMORY] = found.compute, found.memory
+            bounds[pipe], bounds[MEMORY] = found.compute, found.memory
             start = max(found.start - kernel["gap"], kernel["shortest"])
             if profile.family == "gemm" and "range" in numbers["products"]:
                 low, high = numbers["products"]["range"]
@@ -85,8 +86,14 @@ def _compute_bounds(profile: Profile, chip: Chip) -> dict[str, float]:
         rate = sustained_rate(chip, unit)
         if peak_rate(chip, unit).unit.startswith("tc_"):
             rate *= families.get(profile.family, 1.0)
-        bounds[UNIT_NAMES[unit]] = bounds.get(UNIT_NAMES[unit], 0.0) + operations / rate
+        pipe = _pipe_name(chip, unit)
+        bounds[pipe] = bounds.get(pipe, 0.0) + operations / rate
     return bounds
+
+
+def _pipe_name(chip: Chip, unit: str) -> str:
+    """What does the work of a unit on this chip, in words: bf16 products on a T4 are done by the FP32 pipe."""
+    return UNIT_NAMES[peak_rate(chip, unit).unit]
 
 
 def _memory_bound(profile: Profile, chip: Chip) -> float:

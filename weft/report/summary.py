@@ -159,7 +159,8 @@ def summary_lines(timeline: Timeline, wall_seconds: float | None = None) -> list
     """The summary as names and texts; empty where the program used no device."""
     data = summarize(timeline, wall_seconds=wall_seconds)
     predicted, counted = data["predicted"], data["counted"]
-    if not counted["kernels"] and not counted["copies"] and not counted["collectives"]:
+    planned = timeline.dry is not None and any(found["allocated"] for found in counted["peak_memory"].values())
+    if not counted["kernels"] and not counted["copies"] and not counted["collectives"] and not planned:
         return []
     chip = timeline.chip
     devices = data["chip"]["devices"]
@@ -178,9 +179,11 @@ def summary_lines(timeline: Timeline, wall_seconds: float | None = None) -> list
     shown = [f"{name} {part['share']:.0%}" for name, part in families[:SHOWN_FAMILIES]]
     if len(families) > SHOWN_FAMILIES:
         shown.append(f"others {sum(part['share'] for _, part in families[SHOWN_FAMILIES:]):.0%}")
-    lines.append(("by family", ", ".join(shown) + f" of {counted['kernels']:,} kernels"))
+    if shown:
+        lines.append(("by family", ", ".join(shown) + f" of {counted['kernels']:,} kernels"))
     limits = [f"{name} {part:.0%}" for name, part in list(predicted["limiters"].items())[:3]]
-    lines.append(("limited by", ", ".join(limits)))
+    if limits:
+        lines.append(("limited by", ", ".join(limits)))
     memory = counted["peak_memory"]
     if memory:
         device, most = max(memory.items(), key=lambda pair: pair[1]["allocated"])

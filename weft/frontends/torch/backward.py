@@ -31,7 +31,7 @@ def start_engine() -> None:
     run = torch.autograd.variable.Variable._execution_engine.run_backward
     before = _enabled()
     _enable(True)
-    # A graph without work: empty tensors take no memory, a view launches nothing, and torch.cuda stays uninitialised.
+    # A graph without work: empty tensors take no memory, and a view launches nothing.
     leaf, gradient = to_cuda(torch.empty(0), 0).requires_grad_(), to_cuda(torch.empty(0), 0)
     try:
         run((leaf.view(0),), (gradient,), False, False, (leaf,))

@@ -54,9 +54,7 @@ def is_in_bad_fork() -> bool:
 def initialise() -> None:
     """torch._C._cuda_init: the generators and properties that torch.cuda looks up from then on."""
     if not get_device_count():
-        raise RuntimeError(
-            "No CUDA GPUs are available"
-        )
+        raise RuntimeError("No CUDA GPUs are available")
     if not BindingState.process:
         os.register_at_fork(after_in_child=refuse_in_child)
     BindingState.process = os.getpid()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from weft.errors import UnsupportedError
 from weft.frontends.torch.distributed import patch_distributed
 from weft.frontends.torch.extensions import connect_extensions
 from weft.frontends.torch.recording import off_the_timeline
@@ -20,15 +21,45 @@ from weft.frontends.torch.recording import off_the_timeline
 
 def configure_inductor(config: Any) -> None:
     """Settings for torch._inductor.config: its Triton code runs through Weft's driver for Triton."""
-    # Inductor's own launcher loads machine code, of which there is none.
     config.use_static_cuda_launcher = False
-    # Kernels are compiled in this process, where the driver is; its workers would each import everything again.
+    # Workers would each import everything again, and would not find the driver.
     config.compile_threads = 1
     # The trees restore states of the allocator block by block; plain graphs do without.
     config.triton.cudagraph_trees = False
     # Without the trees a graph that writes into its inputs must not be captured: the run before the capture would write
     # too.
     config.triton.cudagraph_support_input_mutation = False
+
+
+def refuse_static_launches(launcher: Any) -> None:
+    """Inductor's own launcher loads machine code, whoever asks for it: it is left out, kernel by kernel."""
+    launcher.statically_launched_kernel_by_device = refuse_static_launch
+
+
+def refuse_static_launch(*args: Any, **kwargs: Any) -> Any:
+    """Raises NotImplementedError, which Inductor takes as a reason to launch through Triton."""
+    raise NotImplementedError("a virtual GPU's kernels are launched through Triton")
+
+
+def compile_in_process(async_compile: Any) -> None:
+    """Kernels are compiled in this process, where Weft's driver is, whatever the program sets."""
+    async_compile.get_compile_threads = count_compile_threads
+
+
+def count_compile_threads() -> int:
+    return 1
+
+
+def refuse_cpp_wrapper(cpp_wrapper_gpu: Any) -> None:
+    """Inductor's C++ wrapper, and AOTInductor with it, calls functions that only a CUDA build of PyTorch has."""
+    cpp_wrapper_gpu.CppWrapperGpu.__init__ = refuse_wrapper
+
+
+def refuse_wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+    raise UnsupportedError(
+        "Inductor's C++ wrapper (cpp_wrapper=True) and AOTInductor need a CUDA build of PyTorch; on a virtual GPU use "
+        "torch.compile without it, or torch.export"
+    )
 
 
 def skip_own_files(trace_rules: Any) -> None:
@@ -68,6 +99,9 @@ _WAITING: dict[str, Callable[[Any], None]] = {
     "torch._inductor.config": configure_inductor,
     "torch._dynamo.trace_rules": skip_own_files,
     "torch._inductor.runtime.benchmarking": replace_benchmarks,
+    "torch._inductor.runtime.static_triton_launcher": refuse_static_launches,
+    "torch._inductor.async_compile": compile_in_process,
+    "torch._inductor.codegen.cpp_wrapper_gpu": refuse_cpp_wrapper,
     "torch.utils.cpp_extension": connect_extensions,
     "torch.distributed.distributed_c10d": patch_distributed,
 }

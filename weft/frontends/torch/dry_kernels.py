@@ -249,6 +249,10 @@ class DryKernel:
 
     def _call_meta(self, hosts: list[Any], named: dict[str, Any]) -> Any:
         try:
+            if self.name == "_grouped_mm" and hosts[0].dtype is not torch.bfloat16:
+                # The rule knows one type only.
+                wide = hosts[0].dtype
+                return self.call(*(host.to(torch.bfloat16) for host in hosts[:2]), *hosts[2:], **named).to(wide)
             made = self.call(*hosts, **named)
             if self.name in _STATISTICS and not hosts[5]:
                 return (made[0], *(statistic.new_empty(0) for statistic in made[1:]))
@@ -264,9 +268,7 @@ class DryKernel:
         """The shapes of an operator without rules, by its CPU kernel on zeros."""
         tensors = [value for value in _flatten([*hosts, *named.values()]) if isinstance(value, Tensor)]
         if sum(tensor.nbytes for tensor in tensors) > _MOST_ZEROS:
-            raise dry_values.refuse(
-                f"aten::{self.name}", "PyTorch knows its shapes only from data"
-            ) from error
+            raise dry_values.refuse(f"aten::{self.name}", "PyTorch knows its shapes only from data") from error
         hosts, named = _to_zeros(hosts), {name: _to_zeros(value) for name, value in named.items()}
         try:
             made = self.call(*hosts, **named)

@@ -9,6 +9,7 @@ the host) DryRunError is raised. The setting dry_value (`--dry-value 0`) stands 
 from __future__ import annotations
 
 import sys
+import sysconfig
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from weft.frontends.torch.dry import is_unknown
 from weft.frontends.torch.tensors import Tensor
 
 _FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+_INSTALLED = ("site-packages", "dist-packages", sysconfig.get_paths()["stdlib"])
 _ADVICE = (
     "Leave this part out of the dry run (weft.is_dry() tells), or let a number stand for whatever is unknown: "
     "--dry-value 0"
@@ -33,14 +35,18 @@ _item = torch._C.TensorBase.item
 
 
 def find_line() -> tuple[str, int]:
-    """File and line of the program that is running: the innermost frame that is not PyTorch's or Weft's."""
+    """File and line of the program that is running: the innermost frame that belongs to no installed package, or at
+    least not to PyTorch or Weft."""
     frame: Any = sys._getframe(1)
+    package = ("", 0)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_FOLDERS) and not name.startswith("<") and "importlib" not in name:
-            return name, frame.f_lineno
+        if not name.startswith(_FOLDERS) and not name.startswith("<"):
+            if not any(part in name for part in _INSTALLED):
+                return name, frame.f_lineno
+            package = package if package[0] else (name, frame.f_lineno)
         frame = frame.f_back
-    return "", 0
+    return package
 
 
 def place() -> str:

@@ -60,6 +60,16 @@ def find_compiler() -> str | None:
     return None
 
 
+def describe_helper() -> str:
+    """One line: where the helper lies, or what to do to get it."""
+    path = helper_path()
+    if not settings.current().torch_helper:
+        return "switched off by WEFT_TORCH_HELPER=0"
+    if path.exists():
+        return f"{path}: programs use it"
+    return "not built for this Python and this PyTorch: weft helper build"
+
+
 def _torch_folder() -> Path:
     spec = find_spec("torch")
     if spec is None or not spec.submodule_search_locations:

@@ -313,7 +313,7 @@ def get_device_properties(index: int) -> dict[str, Any]:
     found = {"clockRate": 0, "memoryBusWidth": 0, "l2CacheSize": 0, **gpu.device.attributes}
     for name in ("maxThreadsDim", "maxGridSize"):
         found[name] = tuple(found[name])
-    return {**found, "maxBlocksPerMultiProcessor": found["maxBlocksPerMultiprocessor"]}
+    return found
 
 
 def get_free_memory() -> tuple[int, int]:

@@ -1,11 +1,13 @@
 """Random generators of virtual GPUs: a device and a seed in, the CPU generator that draws its numbers out.
 
-A CUDA generator is a torch.Generator whose device says cuda; the numbers come from a CPU generator of its own, so that
-each device has a sequence apart from the CPU's. They are not the numbers that CUDA's Philox would give.
+A CUDA generator is a torch.Generator whose device says cuda. As CUDA's own, its state is a seed and an offset, which
+every operator that draws moves on; the numbers of an operator come from a CPU generator with a seed made of the two.
+They are not the numbers that CUDA's Philox would give.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import torch
@@ -20,7 +22,33 @@ _KEYS_CHANGE = (
 )
 
 
-_hosts: dict[int, Any] = {}  # address of a CUDA generator -> the CPU generator that draws for it
+_STEP = 4  # what an operator adds to the offset; CUDA's offsets are multiples of it
+_WORD = (1 << 64) - 1
+
+
+class _Counter:
+    """seed, offset: a CUDA generator's state. engine: the CPU generator that draws for it."""
+
+    __slots__ = ("engine", "offset", "seed")
+
+    def __init__(self, seed: int):
+        self.engine, self.seed, self.offset = _Base(), seed, 0
+
+    def draw(self) -> Any:
+        """The engine, ready for one operator."""
+        mixed = self.seed & _WORD
+        if self.offset:
+            # SplitMix64 (Steele, Lea, Flood 2014): neighbouring offsets give seeds that have nothing in common.
+            mixed = (mixed + self.offset * 0x9E3779B97F4A7C15) & _WORD
+            mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+            mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _WORD
+            mixed ^= mixed >> 31
+        _Base.manual_seed(self.engine, mixed)
+        self.offset = (self.offset + _STEP) & _WORD
+        return self.engine
+
+
+_counters: dict[int, _Counter] = {}  # by the address of a CUDA generator
 
 
 class Generator(_Base):
@@ -36,38 +64,62 @@ class Generator(_Base):
         assert fields.device & 0xFF == CPU, fields.device
         fields.device = device_code(gpu.index)
         fields.keys ^= _KEYS_CHANGE
-        host = _Base()
-        host.manual_seed(_Base.initial_seed(self))
-        # C++ hands generators on without the Python object, so the host's is found by address.
-        self._host = _hosts[self._cdata] = host
+        # C++ hands generators on without the Python object, so the state is found by address.
+        self._counter = _counters[self._cdata] = _Counter(_Base.initial_seed(self))
         return self
 
     def __del__(self) -> None:
-        if "_host" in self.__dict__:
-            _hosts.pop(self._cdata, None)
+        if "_counter" in self.__dict__:
+            _counters.pop(self._cdata, None)
 
     def __init__(self, device: Any = "cpu") -> None:
         pass
 
     @property
-    def _source(self) -> Any:
-        return self.__dict__.get("_host")
+    def _host(self) -> Any:
+        """The CPU generator from which the next operator draws."""
+        return self._counter.draw()
 
     def manual_seed(self, seed: int) -> Generator:
-        _Base.manual_seed(self._source or self, seed)
+        counter = self.__dict__.get("_counter")
+        if counter is None:
+            _Base.manual_seed(self, seed)
+        else:
+            # The CPU's generator says what is a seed.
+            counter.seed = _Base.manual_seed(counter.engine, seed).initial_seed() & _WORD
+            counter.offset = 0
         return self
 
     def seed(self) -> int:
-        return _Base.seed(self._source or self)
+        counter = self.__dict__.get("_counter")
+        if counter is None:
+            return _Base.seed(self)
+        counter.seed, counter.offset = _Base.seed(counter.engine) & _WORD, 0
+        return counter.seed
 
     def initial_seed(self) -> int:
-        return _Base.initial_seed(self._source or self)
+        counter = self.__dict__.get("_counter")
+        return _Base.initial_seed(self) if counter is None else counter.seed
 
     def get_state(self) -> torch.Tensor:
-        return _Base.get_state(self._source or self)
+        """Of a CUDA generator: 16 bytes, the seed and the offset."""
+        counter = self.__dict__.get("_counter")
+        if counter is None:
+            return _Base.get_state(self)
+        return torch.frombuffer(bytearray(struct.pack("<QQ", counter.seed, counter.offset)), dtype=torch.uint8)
 
     def set_state(self, state: torch.Tensor) -> Generator:
-        _Base.set_state(self._source or self, state)
+        """Raises RuntimeError, as CUDA does, for a state that is not 16 bytes."""
+        counter = self.__dict__.get("_counter")
+        if counter is None:
+            _Base.set_state(self, state)
+            return self
+        if state.dtype is not torch.uint8 or state.is_cuda:
+            raise TypeError("RNG state must be a torch.ByteTensor")
+        if state.numel() not in (8, 16):
+            raise RuntimeError("RNG state is wrong size")
+        words = struct.unpack(f"<{state.numel() // 8}Q", bytes(state.tolist()))
+        counter.seed, counter.offset = words[0], words[1] if len(words) == 2 else 0
         return self
 
     def clone_state(self) -> Generator:
@@ -82,14 +134,19 @@ class Generator(_Base):
         return self.set_state(state.get_state())
 
     def get_offset(self) -> int:
-        """Numbers drawn since the seed, in the units of CUDA's generator; these have no such counter and say 0."""
-        return 0
+        """How far the operators so far have moved on, 4 for each."""
+        counter = self.__dict__.get("_counter")
+        return _Base.get_offset(self) if counter is None else counter.offset
 
-    def set_offset(self, offset: int) -> None:
-        if self.device.type == "cuda" and offset == 0:
-            self.manual_seed(self.initial_seed())
-        else:
+    def set_offset(self, offset: int) -> Generator:
+        counter = self.__dict__.get("_counter")
+        if counter is None:
             _Base.set_offset(self, offset)
+        elif offset % _STEP:
+            raise RuntimeError("offset must be a multiple of 4")
+        else:
+            counter.offset = offset
+        return self
 
     def __reduce__(self) -> Any:
         return _restore_generator, (str(self.device), self.initial_seed(), self.get_state())
@@ -116,7 +173,7 @@ def host_generator(generator: Any, index: int) -> Any:
         raise RuntimeError(
             f"Expected a '{torch.device('cuda', index)}' generator device but found '{device}'"
         )
-    return _hosts[generator._cdata]
+    return _counters[generator._cdata].draw()
 
 
 def make_default_generators() -> tuple[Generator, ...]:

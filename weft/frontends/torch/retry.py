@@ -17,6 +17,7 @@ from weft.frontends.torch.tensors import Tensor
 _NO_MEMORY = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes")
 _NO_KERNEL = re.compile(r"not implemented for '(Half|BFloat16|ComplexHalf)'|not implemented for.*(Half|BFloat16)")
 _NUMBER = re.compile(r"Expected a value of type 'Tensor' for argument '\w+' but instead found type '[ifbc]")
+_HALF_FFT = "MKL FFT doesn't support tensors of type"
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}
 
 
@@ -31,7 +32,12 @@ def retry(error: RuntimeError, operator: Any, index: int, *args: Any, **kwargs: 
         return getattr(torch.ops.aten, operator._schema.name.partition("::")[2])(*args, **kwargs)
     if "Trying to resize storage that is not resizable" in text:
         return _resize_outputs(error, operator, args, kwargs)
-    if not _NO_KERNEL.search(text):
+    name = operator._schema.name.partition("::")[2]
+    if _HALF_FFT in text:
+        _check_fft_sizes(name, *args)
+    if name in _OTHERWISE and _OTHERWISE[name][0] in text:
+        return _OTHERWISE[name][1](*args, **kwargs)
+    if not _NO_KERNEL.search(text) and _HALF_FFT not in text:
         raise error
     narrow = next((value.dtype for value in _tensors((*args, *kwargs.values())) if value.dtype in _WIDER), None)
     if narrow is None:
@@ -68,6 +74,42 @@ def refuse_memory(size: int, index: int, error: Exception) -> NoReturn:
     ) from error
 
 
+def _check_fft_sizes(name: str, data: Tensor, dims: Any, normalization: int, last: Any, *rest: Any) -> None:
+    """Raises RuntimeError as cuFFT does for half precision (ATen/native/cuda/CuFFTPlanCache.h)."""
+    sizes = [data.size(dim) for dim in dims]
+    if name == "_fft_c2r":
+        sizes[-1] = int(last)  # of the result; the input has half of it
+    if any(size & (size - 1) for size in sizes):
+        raise RuntimeError(
+            "cuFFT only supports dimensions whose sizes are powers of two when computing in half precision, but got a "
+            f"signal size of{sizes}"
+        )
+
+
+# ---------------------------------------------------------------- types that CUDA's kernels take and the CPU's do not
+def _abs_of_bool(data: Tensor, out: Tensor | None = None) -> Tensor:
+    return data.clone() if out is None else out.resize_(data.shape).copy_(data)
+
+
+def _trace_of_bool(data: Tensor) -> Tensor:
+    return torch.trace(data.long())
+
+
+def _nansum_of_complex(data: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None,
+                       out: Tensor | None = None) -> Tensor:  # fmt: skip
+    known = torch.where(data.isnan(), torch.zeros((), dtype=data.dtype), data)
+    found = torch.sum(known, list(range(data.dim())) if dim is None else dim, keepdim, dtype=dtype)
+    return found if out is None else out.resize_(found.shape).copy_(found)
+
+
+# operator -> (part of the CPU's error, function of host twins)
+_OTHERWISE: dict[str, tuple[str, Any]] = {
+    "abs": ("not implemented for 'Bool'", _abs_of_bool),
+    "trace": ("not implemented for 'Bool'", _trace_of_bool),
+    "nansum": ("does not support complex inputs", _nansum_of_complex),
+}
+
+
 def _tensors(values: Any) -> list[Tensor]:
     found = []
     for value in values:
@@ -88,9 +130,16 @@ def _widen(value: Any) -> Any:
     return value
 
 
+_NARROWER = {
+    torch.float16: {torch.float32: torch.float16, torch.complex64: torch.complex32},
+    torch.bfloat16: {torch.float32: torch.bfloat16},
+    torch.complex32: {torch.float32: torch.float16, torch.complex64: torch.complex32},
+}
+
+
 def _narrow(value: Any, narrow: torch.dtype) -> Any:
     if isinstance(value, Tensor):
-        return value.to(narrow) if value.dtype is _WIDER[narrow] else value
+        return value.to(_NARROWER[narrow].get(value.dtype, value.dtype))
     if isinstance(value, (list, tuple)):
         return tuple(_narrow(entry, narrow) for entry in value)
     return value
@@ -112,6 +161,7 @@ def _write_back(operator: Any, given: Any, wide: Any, result: Any, narrow: torch
                 if one.shape != other.shape:
                     one.resize_(other.shape)
                 one.copy_(other)
-    if written and len(operator._schema.returns) == 1:
+    returns = operator._schema.returns
+    if written and len(returns) == 1 and returns[0].alias_info is not None:
         return None  # the kernel returns its argument
     return _narrow(result, narrow)

@@ -41,7 +41,7 @@ def start(late: bool = False) -> None:
     if helper is not None:
         helper.install(choose_operators(dispatch.entries, VIEWS))
     if late:
-        start_engine()
+        torch.cuda._lazy_call(start_engine)
     if settings.current().dry:
         after_start(libraries)
     recording.connect()

@@ -15,7 +15,7 @@ Tensor = torch.Tensor
 
 
 def _extent(tensor: Tensor) -> int:
-    """Elements between a tensor's first and its last, both counted."""
+    """Elements between a tensor's first and its last, both counted; of no meaning for empty tensors."""
     return 1 + sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride()))
 
 
@@ -29,7 +29,7 @@ def refuse_overlap(out: Tensor, others: Iterable[Any], whole: bool = False) -> N
     if out.layout is not torch.strided:
         return
     extent = _extent(out)
-    if extent < out.numel():
+    if 0 < extent < out.numel():
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
             "Please clone() the tensor before performing the operation."

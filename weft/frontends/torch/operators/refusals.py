@@ -52,7 +52,7 @@ def refuse_dims() -> None:
 def check_lines(name: str, variable: str) -> list[str]:
     """Lines that refuse types, or too many dimensions, of an operator's first tensor, which is in `variable`."""
     if name.partition(".")[0] == "median":
-        return [f"if {variable}.dim() > {MAX_DIMS}:", "    refuse_dims()"]
+        return [f"if {variable}.dim() >= {MAX_DIMS}:", "    refuse_dims()"]
     if name not in REFUSED:
         return []
     return [f"if {variable}.dtype in refused_types[{name!r}][0]:", f"    refuse_type({name!r}, {variable})"]
