@@ -130,7 +130,7 @@ def test_compile_kernel() -> None:
     torch.testing.assert_close(c, a + 2 * b)
     with pytest.raises(ValueError, match="must be CUDA tensors"):
         kernel(args=[a.cpu(), b, c, 1000, 2.0])
-    with pytest.raises(RuntimeError, match="Kernel compilation failed(.|\n)*identifier \"x\" is undefined"):
+    with pytest.raises(RuntimeError, match='Kernel compilation failed(.|\n)*identifier "x" is undefined'):
         torch.cuda._compile_kernel("__global__ void f() { x; }", "f")
     with pytest.raises(RuntimeError, match="requires 60000 bytes of shared memory"):
         kernel(args=[a, b, c, 1, 2.0], shared_mem=60000)

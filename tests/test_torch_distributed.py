@@ -20,8 +20,8 @@ torch = pytest.importorskip("torch")
 
 PROGRAM = str(Path(__file__).with_name("torch_ranks.py"))
 PARTS = (
-    "reductions", "movements", "batches", "refusals", "groups", "ddp", "ddp_mixed", "overlap", "links", "fsdp",
-    "tensor_parallel", "pipeline", "data_parallel", "eager",
+    "reductions", "movements", "batches", "refusals", "groups", "ddp", "ddp_mixed", "overlap", "links", "graphs",
+    "random_numbers", "fsdp", "tensor_parallel", "pipeline", "data_parallel", "eager",
 )  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -32,12 +32,6 @@ def weft_run(*words: str) -> list[str]:
 
 def run(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(weft_run(*words), capture_output=True, text=True, timeout=280, env=ENVIRONMENT)
-
-
-def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
 
 
 def test_a_job_of_two_ranks(tmp_path: Path) -> None:
@@ -74,9 +68,9 @@ def test_torchrun() -> None:
     assert "this is rank 0 of 2 processes" in done.stderr
 
 
-def test_a_rank_that_dies_is_named() -> None:
+def test_a_rank_that_dies_is_named(tmp_path: Path) -> None:
     """Two ranks started one by one, so that nobody but they themselves can notice."""
-    environment = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    environment = {**ENVIRONMENT, "TORCH_RANKS_STORE": f"file://{tmp_path}/store"}
     ranks = [
         subprocess.Popen(
             weft_run("--no-summary", PROGRAM, "dies"), env={**environment, "RANK": str(rank)}, text=True,

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("accelerate")
+# They take seconds to import, so the tests do that, and the other files of this process come without.
+if missing := [name for name in ("transformers", "accelerate") if find_spec(name) is None]:
+    pytest.skip(f"not installed: {', '.join(missing)}", allow_module_level=True)
 
 import weft  # noqa: E402
 
@@ -37,7 +38,7 @@ def tools_in_reach() -> Iterator[None]:
 with tools_in_reach():
     import nightly_huggingface
     import nightly_training
-    from nightly_checks import compare, error_of
+    from nightly_checks import compare, error_of, plain_settings
     from nightly_models import FAMILIES
 
 LIGHT = {
@@ -79,16 +80,19 @@ def test_every_operator_of_a_model_has_a_price() -> None:
     before = timelines.current()
     assert before is not None
     counted = dict(before.clock.counts.bytes_only)
-    for family in FAMILIES.values():
-        model = copy.deepcopy(family.make("sdpa")).cuda().train()
-        optimiser = torch.optim.AdamW(model.parameters())
-        inputs = {name: value.cuda() for name, value in family.inputs().items()}
-        with torch.autocast("cuda", torch.bfloat16):
-            model(**inputs).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        if family.prompt is not None:
-            model.eval().generate(**{name: value.cuda() for name, value in family.prompt().items()}, max_new_tokens=3)
+    with plain_settings():
+        for family in FAMILIES.values():
+            model = copy.deepcopy(family.make("sdpa")).cuda().train()
+            optimiser = torch.optim.AdamW(model.parameters())
+            inputs = {name: value.cuda() for name, value in family.inputs().items()}
+            with torch.autocast("cuda", torch.bfloat16):
+                model(**inputs).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            if family.prompt is not None:
+                model.eval().generate(
+                    **{name: value.cuda() for name, value in family.prompt().items()}, max_new_tokens=3
+                )
     found: dict[str, Any] = before.clock.counts.bytes_only
     assert {name: count - counted.get(name, 0) for name, count in found.items() if count != counted.get(name)} == {}
 
@@ -124,6 +128,25 @@ def test_a_compiled_function_that_writes_into_its_inputs_is_not_captured() -> No
     for expected in ([0.0, -2.0, -2.0], [0.0, 2.0, -2.0], [0.0, 2.0, 4.0]):
         assert advance(count, table).tolist() == expected
     assert count.item() == 3
+
+
+def test_first_use_of_a_gpu_where_gradients_are_off() -> None:
+    """As in a pipeline of a program that installs Weft after it imported torch and trained on the CPU."""
+    program = """
+        import torch
+        (torch.ones(2, requires_grad=True) * 3).sum().backward()
+        import weft
+        weft.install("h100", children=False)
+        with torch.inference_mode():
+            print(torch.ones(3, device="cuda").sum().item())
+        weight = torch.ones(2, device="cuda", requires_grad=True)
+        (weight * 2).sum().backward()
+        print(weight.grad.tolist())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["3.0", "[2.0, 2.0]"]
 
 
 def test_weft_run_inside_weft_run(tmp_path: Path) -> None:

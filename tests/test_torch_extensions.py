@@ -1,4 +1,4 @@
-"""C++ extensions with CUDA sources: split, compiled by the host's compiler and NVRTC, launched, held against PyTorch."""
+"""C++ extensions with CUDA sources: cut in two, compiled by the C++ compiler and NVRTC, held against PyTorch."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_stubs_name_every_parameter(parameters: str, names: tuple[str, ...]) -> 
 def test_each_side_gets_its_own() -> None:
     text = (SOURCES / "filters.cu").read_text()
     halves = split_source(text, "filters.cu")
-    assert halves.kernels == {"row_energy", "weigh", "where", "fail"}
+    assert halves.kernels == {"row_energy", "weigh", "where", "reduce", "add_to_each", "fail"}
     assert text.count("\n") == halves.host.count("\n") == halves.device.count("\n")
     assert "TORCH_LIBRARY" not in halves.device and "at::Tensor" not in halves.device
     assert "kThreads = 128" in halves.device and "__constant__ float weights[4];" in halves.device
@@ -66,8 +66,10 @@ def test_each_side_gets_its_own() -> None:
 
 
 def test_macros_that_stand_for_qualifiers() -> None:
-    text = "#define HD __host__ __device__\n#define DEV __device__ inline\nHD int a() { return 1; }\nDEV int b() { return 2; }\n"
-    text += "#define KERNEL(name) __global__ void name(int* x) { \\\n  x[0] = a(); }\nKERNEL(first)\nint c() { return 3; }\n"
+    text = "#define HD __host__ __device__\n#define DEV __device__ inline\n"
+    text += "HD int a() { return 1; }\nDEV int b() { return 2; }\n"
+    text += "#define KERNEL(name) __global__ void name(int* x) { \\\n  x[0] = a(); }\nKERNEL(first)\n"
+    text += "int c() { return 3; }\n"
     halves = split_source(text, "f.cu")
     assert "return 1" in halves.host and "return 2" not in halves.host and "return 3" in halves.host
     assert "return 1" in halves.device and "return 2" in halves.device and "return 3" not in halves.device
@@ -80,8 +82,18 @@ def test_structs_members_and_device_lambdas() -> None:
         "struct A { int n; __device__ explicit A(int m) : n{m} {} __device__ int get() const { return n; } };\n"
         "struct B { std::vector<at::Tensor> all; };\n__device__ int seen = 3;\n", "f.cu",
     )  # fmt: skip
-    assert "__device__ explicit A(int m);" in halves.host and "get() const;" in halves.host
+    assert "__device__ explicit A(int m);" in halves.host and "get() const { __builtin_trap(); }" in halves.host
     assert "struct B" not in halves.device and "int seen = 3;" in halves.device
+
+
+def test_device_wide_algorithms_are_refused() -> None:
+    for call in ("thrust::sort(thrust::device, p, p + n);", "cub::DeviceReduce::Sum(t, b, p, q, n);"):
+        with pytest.raises(UnsupportedError, match=r"f\.cu:2: .*::\w+ in host code"):
+            split_source(f"void f(float* p, int n) {{\n  {call}\n}}", "f.cu")
+    halves = split_source(
+        "using Scan = cub::BlockScan<int, 64>;\n__device__ int f(cg::grid_group g) { return 1; }", "f.cu"
+    )
+    assert halves.host.strip() == "" and "BlockScan" in halves.device
 
 
 def test_a_launch_of_no_kernel_is_refused() -> None:
@@ -105,7 +117,9 @@ def test_dispatch_by_type(filters: Any, dtype: torch.dtype) -> None:
     x = torch.randn(5, 300, generator=torch.Generator().manual_seed(0)).to(dtype)
     want = x.double().clamp_min(0).square().sum(1).to(dtype)
     torch.testing.assert_close(filters.energy(x.cuda()).cpu(), want)
-    torch.testing.assert_close(filters.energy(x.cuda().t()).cpu(), x.t().double().clamp_min(0).square().sum(1).to(dtype))
+    torch.testing.assert_close(
+        filters.energy(x.cuda().t()).cpu(), x.t().double().clamp_min(0).square().sum(1).to(dtype)
+    )
     torch.testing.assert_close(torch.ops.weft_filters.energy(x.cuda()).cpu(), want)
 
 
@@ -119,6 +133,11 @@ def test_functors_tables_grids_and_the_runtime(filters: Any) -> None:
     torch.testing.assert_close(filters.weighed(x, table.tolist()).cpu(), x.cpu() * table.repeat(250))
     places = filters.grid_places().cpu()
     assert places.tolist() == [[[100 * y + 10 * b + t for t in range(4)] for b in range(3)] for y in range(2)]
+    torch.testing.assert_close(filters.reduced(x, True), x.max().view(1))
+    torch.testing.assert_close(filters.reduced(x, False), 2 * x.sum().view(1), rtol=1e-4, atol=1e-4)
+    lists = [torch.zeros(10, device="cuda") for _ in range(4)]
+    filters.add_numbers(lists)
+    assert [each.tolist() for each in lists] == [[float(k)] * 10 for k in range(4)]
     assert filters.own_stream(x) == pytest.approx(2 * x[0].item())
     chip = weft.find_chip("h100")
     assert filters.questions() == [1024, 2, chip.sm_count, chip.sm_count, 1]

@@ -27,9 +27,7 @@ def gpu() -> weft.Device:
 
 def device_events(profiled: Any) -> list[Any]:
     return [
-        event
-        for event in profiled.events()
-        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+        event for event in profiled.events() if event.device_type == DeviceType.CUDA and not event.is_user_annotation
     ]
 
 
@@ -118,9 +116,7 @@ def test_trace_has_streams_and_arrows(tmp_path: Path) -> None:
     assert [(event["pid"], event["tid"]) for event in kernels] == [(0, 0), (0, stream.stream_id)]
     assert all(event["dur"] > 0 and event["args"]["basis"] for event in kernels)
     operators = {
-        event["args"]["External id"]: event["name"]
-        for event in trace["traceEvents"]
-        if event.get("cat") == "cpu_op"
+        event["args"]["External id"]: event["name"] for event in trace["traceEvents"] if event.get("cat") == "cpu_op"
     }
     assert [operators[event["args"]["External id"]] for event in kernels] == ["aten::sin", "aten::cos"]
     arrows = [event for event in trace["traceEvents"] if event.get("cat") == "ac2g"]

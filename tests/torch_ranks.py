@@ -1,14 +1,14 @@
 """What tests/test_torch_distributed.py runs in several processes: `weft run --gpus 2 tests/torch_ranks.py PART...`.
 
 Every part is a function of the rank and its device; it compares what two ranks compute with what one process does.
-Where no launcher has set RANK, the program starts two ranks itself.
+Where no launcher has set RANK, the program starts two ranks itself. TORCH_RANKS_STORE says where they meet, if it is not
+where torch.distributed's own variables say.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 import tempfile
 import warnings
@@ -151,6 +151,14 @@ def batches(rank: int, device: torch.device) -> None:
     handles = [dist.isend(sent, other), dist.irecv(got, other)]
     for handle in handles:
         handle.wait()
+    # Both send before they receive, and change what they sent.
+    for count in (4, 1 << 20):
+        sent, got = torch.full((count,), float(rank), device=device), torch.empty(count, device=device)
+        dist.send(sent, other)
+        sent.zero_()
+        dist.recv(got, other)
+        assert got.eq(other).all()
+    got, sent = torch.empty(3, device=device), torch.full((3,), float(rank), device=device)
     tensors = [torch.full((2,), float(rank + part), device=device) for part in range(3)]
     with dist.distributed_c10d._coalescing_manager(async_ops=True) as manager:
         for tensor in tensors:
@@ -227,9 +235,11 @@ def eager(rank: int, device: torch.device) -> None:
     """A job whose default group is bound to a device: its subgroups are split from it."""
     from torch.distributed.device_mesh import init_device_mesh
 
+    folders: list = [tempfile.mkdtemp() if rank == 0 else None]
+    dist.broadcast_object_list(folders, 0)
     dist.destroy_process_group()
-    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
-    dist.init_process_group("nccl", rank=rank, world_size=WORLD, device_id=device)
+    place = f"file://{folders[0]}/store"
+    dist.init_process_group("nccl", rank=rank, world_size=WORLD, init_method=place, device_id=device)
     mesh = init_device_mesh("cuda", (1, 2), mesh_dim_names=("data", "model"))
     x = torch.full((2,), rank + 1.0, device=device)
     dist.all_reduce(x, group=mesh["model"].get_group())
@@ -238,8 +248,7 @@ def eager(rank: int, device: torch.device) -> None:
     dist.barrier()
     for backend in ("cpu:gloo,cuda:nccl", None):
         dist.destroy_process_group()
-        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
-        dist.init_process_group(backend, rank=rank, world_size=WORLD)
+        dist.init_process_group(backend, rank=rank, world_size=WORLD, init_method=f"{place} of {backend}")
         for where in ("cpu", device) if backend else (device,):
             x = torch.full((2,), rank + 1.0, device=where)
             dist.all_reduce(x)
@@ -366,6 +375,55 @@ def links(rank: int, device: torch.device) -> None:
     # 16 MiB go twice half around the ring, at 450 GB/s or 50 GB/s at best.
     assert (1 << 24) / 450e9 < found[0].seconds < 3 * (1 << 24) / 450e9
     assert (1 << 24) / 50e9 < found[1].seconds < 3 * (1 << 24) / 50e9
+
+
+def graphs(rank: int, device: torch.device) -> None:
+    """A captured collective takes place at each replay, and its time is part of the graph's."""
+    import weft
+
+    x, whole = torch.ones(2, device=device), torch.zeros(4, device=device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = x * 2
+        dist.all_reduce(y, op=AVG)
+        dist.all_gather_single(whole, y + rank)
+    count = sum(span.kind == "collective" for span in weft.timeline.current().spans())
+    for value in (3.0, 5.0):
+        x.fill_(value * (1 + rank))
+        graph.replay()
+        assert y.tolist() == [3 * value] * 2
+        assert whole.tolist() == [3 * value] * 2 + [3 * value + 1] * 2
+    assert sum(span.kind == "collective" for span in weft.timeline.current().spans()) == count + 4
+
+
+def random_numbers(rank: int, device: torch.device) -> None:
+    """A sharded tensor's parts are drawn apart, a replicated one's alike, from the seed that all ranks have."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, randn
+
+    mesh = init_device_mesh("cuda", (WORLD,))
+    torch.manual_seed(5)
+    parts = randn(8, 4, device_mesh=mesh, placements=[Shard(0)])
+    whole = parts.full_tensor()
+    copy = whole.clone()
+    dist.broadcast(copy, 0)
+    assert torch.equal(copy, whole) and len(set(whole.flatten().tolist())) == 32
+    same = randn(8, 4, device_mesh=mesh, placements=[Replicate()]).to_local()
+    copy = same.clone()
+    dist.broadcast(copy, 0)
+    assert torch.equal(copy, same) and not torch.equal(same, whole)
+    ones = distribute_tensor(torch.ones(64, 4, device=device), mesh, [Shard(0)])
+    halves = nn.functional.dropout(ones, 0.5).full_tensor().chunk(2)
+    assert not torch.equal(*halves)
+    assert set(torch.cat(halves).flatten().tolist()) == {0.0, 2.0}
+    generator = torch.Generator(device).manual_seed(3)
+    state = generator.get_state()
+    one, two = (torch.rand(3, device=device, generator=generator) for _ in range(2))
+    assert state.numel() == 16 and generator.get_offset() == 8 and not torch.equal(one, two)
+    generator.set_state(state)
+    generator.set_offset(4)
+    assert torch.equal(two, torch.rand(3, device=device, generator=generator))
+    expect_error(RuntimeError, "RNG state is wrong size", lambda: generator.set_state(torch.get_rng_state()))
 
 
 def fsdp(rank: int, device: torch.device) -> None:
@@ -503,8 +561,8 @@ def dies(rank: int, device: torch.device) -> None:
 PARTS = {
     part.__name__: part
     for part in (
-        reductions, movements, batches, refusals, groups, eager, ddp, ddp_mixed, overlap, links, fsdp, tensor_parallel,
-        pipeline, data_parallel, dies,
+        reductions, movements, batches, refusals, groups, eager, ddp, ddp_mixed, overlap, links, graphs, random_numbers,
+        fsdp, tensor_parallel, pipeline, data_parallel, dies,
     )
 }  # fmt: skip
 
@@ -512,7 +570,7 @@ PARTS = {
 def run(rank: int, names: list[str]) -> None:
     warnings.simplefilter("ignore")
     torch.cuda.set_device(rank)
-    dist.init_process_group("nccl", rank=rank, world_size=WORLD)
+    dist.init_process_group("nccl", rank=rank, world_size=WORLD, init_method=os.environ.get("TORCH_RANKS_STORE"))
     assert dist.is_nccl_available() and dist.get_backend() == "nccl" and torch.cuda.nccl.version() > (2, 18)
     for name in names:
         PARTS[name](rank, torch.device("cuda", rank))
@@ -524,7 +582,6 @@ if __name__ == "__main__":
     if "RANK" in os.environ:
         run(int(os.environ["RANK"]), sys.argv[1:])
     else:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(found.getsockname()[1]))
-        torch.multiprocessing.spawn(run, (sys.argv[1:],), WORLD)
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["TORCH_RANKS_STORE"] = f"file://{folder}/store"
+            torch.multiprocessing.spawn(run, (sys.argv[1:],), WORLD)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from nightly_checks import Checks, compare, gradients, move, on_gpu, train
 from nightly_models import FAMILIES, WORDS, Family
-from transformers import AutoModel
 
 CHECKS = Checks("transformers")
 # Families whose checks are part of every change's tests.
@@ -69,6 +68,8 @@ def checkpointing(family: Family) -> str:
 
 def saving(family: Family) -> str:
     """Saves a model of the GPU, loads it by device_map and dtype."""
+    from transformers import AutoModel
+
     there = family.make("sdpa").cuda()
     inputs = move(family.inputs(), "cuda")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():

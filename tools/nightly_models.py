@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
 
 WORDS = 99
 
@@ -25,6 +24,8 @@ class Family:
 
 def _maker(model: str, config: str, **settings: Any) -> Callable[[str], Any]:
     def make(attention: str = "sdpa") -> Any:
+        import transformers
+
         torch.manual_seed(0)
         chosen = getattr(transformers, config)(**settings, attn_implementation=attention)
         return getattr(transformers, model)(chosen).eval()

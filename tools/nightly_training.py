@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from nightly_checks import Checks, compare, move, on_gpu
 from nightly_models import FAMILIES, WORDS
-from transformers import Trainer, TrainerCallback, TrainingArguments
 
 CHECKS = Checks("transformers", "accelerate")
 MIXED = ("fp16", "bf16", "bf16_full_eval", "tf32", "torch_compile")  # options that a run on the CPU goes without
@@ -38,29 +36,30 @@ def accuracy(prediction: Any) -> dict[str, float]:
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
-class Losses(TrainerCallback):
-    """Keeps what the Trainer logs."""
+def make_trainer(folder: str, *, stop_after: float = float("inf"), **options: Any) -> tuple[Any, list[float]]:
+    """A Trainer for BERT on 64 sentences: 4 epochs of 8 steps, evaluated and saved after each; and what will be the
+    losses that it logs. stop_after: epochs after which it gives up."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    def __init__(self) -> None:
-        self.losses: list[float] = []
+    losses: list[float] = []
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            self.losses.append(float(logs["loss"]))
+    class Listener(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if logs and "loss" in logs:
+                losses.append(float(logs["loss"]))
 
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.epoch >= stop_after
 
-def make_trainer(folder: str, *, model: Any = None, **options: Any) -> tuple[Trainer, Losses]:
-    """A Trainer for BERT on 64 sentences: 4 epochs of 8 steps, evaluated and saved after each."""
     settings: dict[str, Any] = {
         "output_dir": folder, "per_device_train_batch_size": 8, "per_device_eval_batch_size": 16,
         "num_train_epochs": 4, "learning_rate": 3e-3, "logging_steps": 4, "eval_strategy": "epoch",
         "save_strategy": "epoch", "save_total_limit": 2, "report_to": [], "disable_tqdm": True, "seed": 5,
         "max_grad_norm": 1.0, **options,
     }  # fmt: skip
-    losses = Losses()
     trainer = Trainer(
-        model=FAMILIES["bert"].make("sdpa") if model is None else model, args=TrainingArguments(**settings),
-        train_dataset=Sentences(64, 1), eval_dataset=Sentences(32, 2), compute_metrics=accuracy, callbacks=[losses],
+        model=FAMILIES["bert"].make("sdpa"), args=TrainingArguments(**settings), train_dataset=Sentences(64, 1),
+        eval_dataset=Sentences(32, 2), compute_metrics=accuracy, callbacks=[Listener()],
     )  # fmt: skip
     return trainer, losses
 
@@ -82,15 +81,15 @@ def train_with(tolerance: float, **options: Any) -> str:
         there, found = make_trainer(f"{folder}/gpu", **options)
         there.train()
         assert there.args.device.type == "cuda" and on_gpu(there.model)
-        worst = compare([torch.tensor(found.losses)], [torch.tensor(expected.losses)], tolerance, "losses")
-        assert found.losses[-1] < 0.95 * found.losses[0], found.losses
+        worst = compare([torch.tensor(found)], [torch.tensor(expected)], tolerance, "losses")
+        assert found[-1] < 0.95 * found[0], found
         result = there.evaluate()
         answers = there.predict(Sentences(32, 2))
         assert answers.predictions.shape == (32, 2)
         assert result["eval_accuracy"] == accuracy(answers)["accuracy"]
         checkpoints = sorted(path.name for path in Path(folder, "gpu").iterdir())
         assert len(checkpoints) == 2, checkpoints
-    return f"{worst:.0e}, loss {found.losses[0]:.2f} to {found.losses[-1]:.2f}"
+    return f"{worst:.0e}, loss {found[0]:.2f} to {found[-1]:.2f}"
 
 
 CHECKS.add("Trainer float32", light=True)(partial(train_with, 1e-3))
@@ -113,13 +112,7 @@ def resume() -> str:
     with tempfile.TemporaryDirectory() as folder, quietly():
         whole, _ = make_trainer(f"{folder}/whole", bf16=True)
         whole.train()
-
-        class Stop(TrainerCallback):
-            def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                control.should_training_stop = state.epoch >= 2
-
-        first, _ = make_trainer(f"{folder}/parts", bf16=True)
-        first.add_callback(Stop())
+        first, _ = make_trainer(f"{folder}/parts", bf16=True, stop_after=2)
         first.train()
         second, _ = make_trainer(f"{folder}/parts", bf16=True)
         second.train(resume_from_checkpoint=True)
@@ -145,6 +138,7 @@ def compiled() -> str:
 # ---------------------------------------------------------------- pipelines
 def word_tokenizer() -> Any:
     """A tokenizer of whole words, made here."""
+    import transformers
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -160,6 +154,8 @@ def word_tokenizer() -> Any:
 
 @CHECKS.add("pipeline classification", light=True)
 def classification() -> str:
+    import transformers
+
     texts = ["w5 w6 w7", "w90 w8", "w3"]
     tokenizer = word_tokenizer()
     scores = []
@@ -173,6 +169,8 @@ def classification() -> str:
 
 @CHECKS.add("pipeline generation", light=True)
 def generation() -> str:
+    import transformers
+
     texts = []
     for device in (-1, 0):
         model = FAMILIES["gpt2"].make("sdpa")
@@ -184,6 +182,8 @@ def generation() -> str:
 
 @CHECKS.add("pipeline half precision")
 def half_pipeline() -> str:
+    import transformers
+
     pipe = transformers.pipeline(
         "text-generation", FAMILIES["llama"].make("sdpa"), tokenizer=word_tokenizer(), device=0, dtype=torch.bfloat16
     )

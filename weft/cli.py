@@ -76,8 +76,8 @@ def main() -> None:
 
 DRY = click.option("--dry", is_flag=True, help="PyTorch computes shapes, memory, time and cost, but no numbers: for "
                    "models that are too large for this machine.")  # fmt: skip
-DRY_VALUE = click.option("--dry-value", type=float, metavar="NUMBER", help="What stands for numbers that a dry run does "
-                         "not know (default: nan, or an error where there is none).")  # fmt: skip
+DRY_VALUE = click.option("--dry-value", type=float, metavar="NUMBER", help="What stands for numbers that a dry run "
+                         "does not know (default: nan, or an error where there is none).")  # fmt: skip
 
 
 @main.command(cls=RunCommand)

@@ -126,8 +126,9 @@ def install(gpu: Any = None, *, count: int = 1, children: bool = True, **options
 
     gpu: a chip's name or a Chip (WEFT_GPU, or the default). count: how many such GPUs there are. children: whether
     processes that this one starts find them too. options: further settings by name (threads, time_limit, seed,
-    deterministic, triton_arch; dry=True: shapes and costs, but no numbers). Called again, it changes what the process's devices are; kernels that are compiled
-    and arrays that exist stay with the devices that they had. Raises InvalidValueError for an unknown chip.
+    deterministic, triton_arch; dry=True: shapes and costs, but no numbers). Called again, it changes what the process's
+    devices are; kernels that are compiled and arrays that exist stay with the devices that they had. Raises
+    InvalidValueError for an unknown chip.
     """
     from weft.frontends.devices import virtual_device
 

@@ -31,7 +31,7 @@ from weft.errors import InvalidValueError
 from weft.model.clock import Clock, Span
 from weft.model.compiled import PendingLaunch, describe_launch, scalar_parameters
 from weft.model.operators import MULTIPLYING, base_name, needs_of
-from weft.model.ranks import RankLog, run_together
+from weft.model.ranks import RankLog, run_together, waits_for_ranks
 from weft.model.work import (
     Call,
     Collective,
@@ -110,6 +110,8 @@ class Timeline:
         # Asked before products and convolutions whether f32 ones may use TF32: (products, convolutions).
         self.tf32_source: Callable[[], tuple[bool, bool]] | None = None
         self._numbers: dict[Any, int] = {}
+        # What front ends append to the log for calls that they know again (`remember`).
+        self.records: dict[tuple, int] = {}
         self._lane_numbers: dict[tuple[int, Hashable], int] = {}
         self._log = array("q")
         self._append: Callable[[int], None] = self._log.append
@@ -137,6 +139,14 @@ class Timeline:
         self._append(number << LANE_BITS | lane)
         if len(self._log) > KEPT_RECORDS:
             self._let_go()
+
+    def remember(self, key: tuple, name: str, inputs: Sequence[Any], outputs: Any, kwargs: Mapping[str, Any]) -> int:
+        """The record of an operator on the default stream of device 0, for the log; `records` has it by the key now."""
+        lane = self._lane_numbers.get((0, 0))
+        if lane is None:
+            lane = self._add_lane(0, 0)
+        record = self.records[key] = self.number_of(name, inputs, outputs, kwargs) << LANE_BITS | lane
+        return record
 
     def settle(self) -> None:
         """For recorders that append to the log by themselves: prices and lets go what is more than is kept."""
@@ -475,8 +485,12 @@ class Timeline:
 
     def adopt_clock(self, clock: Clock) -> None:
         """From now on this is how the work so far lies on the clock's chip."""
-        self.advance()
-        self.clocks[clock.chip.name] = clock
+        with self._lock:
+            if list(self.clocks) == [clock.chip.name]:
+                self._priced = len(self._log)
+            else:
+                self.advance()
+            self.clocks[clock.chip.name] = clock
 
     @property
     def record_count(self) -> int:
@@ -489,7 +503,7 @@ def align_ranks(timelines: Sequence[Timeline], chips: Iterable[Chip] = ()) -> No
 
     Where the beginning of a log is gone nothing changes: then each process keeps a clock of its own.
     """
-    if len(timelines) < 2 or any(timeline.dropped for timeline in timelines):
+    if not _share_collectives(timelines):
         return
     for chip in dict.fromkeys([timelines[0].chip, *chips]):
         clocks = run_together([timeline.rank_log() for timeline in timelines], chip, LANE_BITS)
@@ -497,9 +511,15 @@ def align_ranks(timelines: Sequence[Timeline], chips: Iterable[Chip] = ()) -> No
             timeline.adopt_clock(clock)
 
 
+def _share_collectives(timelines: Sequence[Timeline]) -> bool:
+    """Whether there is anything to wait for among processes, and all of their logs are whole."""
+    sharing = [timeline for timeline in timelines if any(waits_for_ranks(item) for item in timeline.work)]
+    return len(sharing) > 1 and not any(timeline.dropped for timeline in timelines)
+
+
 def spans_of_ranks(timelines: Sequence[Timeline], chip: Chip) -> list[list[Span]]:
     """As `Timeline.spans`, for each of several processes that wait for one another."""
-    if len(timelines) < 2 or any(timeline.dropped for timeline in timelines):
+    if not _share_collectives(timelines):
         return [timeline.spans(chip) for timeline in timelines]
     found: list[list[Span]] = [[] for _ in timelines]
     logs = [timeline.rank_log(spans.append) for timeline, spans in zip(timelines, found)]

@@ -6,6 +6,7 @@ lanes that call as a mask; what leaves is the call, and a branch to the function
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from weft.analysis.flow import Op
@@ -16,7 +17,7 @@ from weft.codegen.value import Value
 from weft.codegen.warpops import WarpOps
 from weft.errors import PtxError, UnsupportedError
 from weft.isa.operands import Address, Register, Symbol, Vector
-from weft.ptx.module import Module
+from weft.ptx.module import Module, Param
 
 
 class Calls(WarpOps):
@@ -93,7 +94,7 @@ class Calls(WarpOps):
         self._fault_lanes(self.not_(known), abi.FaultKind.CALL)
         self._call_function(target, returns, params, choices)
 
-    def _shape_of(self, op: Op, label: str) -> tuple[tuple, tuple, list[str]]:
+    def _shape_of(self, op: Op, label: str) -> tuple[Sequence[Param], Sequence[Param], list[str]]:
         """(returns, parameters, functions that may be meant) of an indirect call by its .callprototype or
         .calltargets."""
         taken = address_taken(self.module)

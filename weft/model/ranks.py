@@ -62,7 +62,8 @@ class _Meeting:
             del arrival.runner.open[arrival.lane]
 
 
-def _meets(item: Work) -> bool:
+def waits_for_ranks(item: Work) -> bool:
+    """Whether a piece of work needs other processes."""
     return isinstance(item, Collective) and item.group is not None and item.ranks > 1
 
 
@@ -75,7 +76,7 @@ class _Runner:
         self.place = 0
         self.open: dict[Lane, _Meeting] = {}
         self.counts: dict[Meeters, int] = {}
-        meeting = {number for number, item in enumerate(log.work) if _meets(item)}
+        meeting = {number for number, item in enumerate(log.work) if waits_for_ranks(item)}
         self.stops = [place for place, record in enumerate(log.records) if record >> lane_bits in meeting]
         self.stops.append(len(log.records))
         self.stop = 0
@@ -125,7 +126,9 @@ def run_together(logs: Sequence[RankLog], chip: Chip, lane_bits: int) -> list[Cl
     runners = [_Runner(log, chip, lane_bits) for log in logs]
     expected: dict[Meeters, int] = {}
     for log in logs:
-        for key in {(item.group, item.pair) for item in log.work if isinstance(item, Collective) and _meets(item)}:
+        for key in {
+            (item.group, item.pair) for item in log.work if isinstance(item, Collective) and waits_for_ranks(item)
+        }:
             expected[key] = expected.get(key, 0) + 1
     meetings: dict[tuple[Meeters, int], _Meeting] = {}
 

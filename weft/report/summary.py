@@ -69,6 +69,8 @@ def describe_capacity(timeline: Timeline, chip: Chip) -> str:
         return each
     first = found[0]
     where = f" at {first['place']}" if first["place"] else ""
+    if not first["granted"]:
+        return f"torch.OutOfMemoryError was raised{where}; what the program holds otherwise {each}"
     return (
         f"does not fit: device {first['device']} is full{where}, where {format_bytes(first['requested'])} more are "
         f"wanted than the {format_bytes(first['reserved'])} that are reserved by then"
@@ -133,7 +135,9 @@ def summarize(timeline: Timeline, chip: Chip | None = None, wall_seconds: float 
                 device: {"allocated": peak, "reserved": reserved, "capacity": clock.chip.memory_bytes}
                 for device, (peak, reserved) in memory.items()
             },
-            "fits": fits(clock.chip, memory) and not _overflows(timeline, clock.chip),
+            "fits": fits(clock.chip, memory) and not any(
+                found["granted"] for found in _overflows(timeline, clock.chip)
+            ),
         },
         "dry": timeline.dry,
         "measured": {"wall_seconds_on_this_machine": wall_seconds},
@@ -195,16 +199,16 @@ def summary_lines(timeline: Timeline, wall_seconds: float | None = None) -> list
         )  # fmt: skip
         if timeline.dry is not None:
             lines.append(("capacity", describe_capacity(timeline, chip)))
-    ranks = timeline.dry["ranks"] if timeline.dry is not None else 1
-    each = "" if ranks == 1 else f" for rank {timeline.dry['rank']} of {ranks}, which was run"
+    rank, ranks = (timeline.dry["rank"], timeline.dry["ranks"]) if timeline.dry is not None else (0, 1)
+    each = "" if ranks == 1 else f" for rank {rank} of {ranks}, which was run"
     every = "" if ranks == 1 else f"; {format_joules(ranks * predicted['energy_joules'])} for all, if they do the same"
     lines.append(("energy", f"{format_joules(predicted['energy_joules'])} predicted{each}{every}"))
     all_of_them = "" if ranks == 1 else f" for all {ranks}"
     price = chip.facts.get("price_per_hour")
     if price is not None and predicted["cost_dollars"] is not None:
         lines.append(
-            ("cost", f"{format_dollars(ranks * predicted['cost_dollars'])} predicted{all_of_them}, at {price.value:g} USD per device and "
-                     f"hour ({price.source.kind}, {price.source.date})")
+            ("cost", f"{format_dollars(ranks * predicted['cost_dollars'])} predicted{all_of_them}, at {price.value:g} "
+                     f"USD per device and hour ({price.source.kind}, {price.source.date})")
         )  # fmt: skip
     for name, title in (("priced_by_bytes_only", "bytes only"), ("rough_estimates", "rough")):
         found = counted[name]

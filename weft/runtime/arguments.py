@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 Converter = Callable[[Any], Any]
 
-# What front ends know of objects that stand for memory: asked with the device and the object, each gives an address that
-# the device's kernels may use from then on, or None for what it does not know. Raises InvalidDevicePointerError for
-# memory of another device.
+# What front ends know of objects that stand for memory: asked with the device and the object, each gives an address
+# that the device's kernels may use from then on, or None for what it does not know. Raises InvalidDevicePointerError
+# for memory of another device.
 address_sources: list[Callable[[Any, Any], int | None]] = []
 
 

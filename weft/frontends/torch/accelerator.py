@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
 
 from weft.frontends.torch import bindings
-from weft.frontends.torch.gpus import StreamState, find_gpu
+from weft.frontends.torch.gpus import StreamState, find_gpu, guard_set_device
+from weft.frontends.torch.graphs import CudaGraph
 from weft.frontends.torch.layout import CUDA
 from weft.frontends.torch.streams import CudaEventBase, CudaStreamBase, guard_set_stream, synchronize_device
 
@@ -65,6 +67,13 @@ class Event(metaclass=_EventKind):
         return torch.cuda.Event(enable_timing=enable_timing, blocking=blocking)
 
 
+class AcceleratorGraph(CudaGraph):
+    """torch._C._acceleratorGraph, which torch.accelerator.Graph stands on."""
+
+    def capture_begin(self, pool: Any = None, capture_error_mode: str = "default", **_: Any) -> None:
+        super().capture_begin(pool, capture_error_mode)
+
+
 def synchronize(index: int = -1) -> None:
     bindings.warn_of_synchronising()
     synchronize_device(index)
@@ -78,7 +87,7 @@ def set_stream(stream: Any) -> None:
     if stream.stream_id:
         StreamState.used = True
     guard_set_stream(_Stream(stream_id=stream.stream_id, device_index=stream.device_index, device_type=CUDA))
-    _C._accelerator_setDeviceIndex(stream.device_index)
+    guard_set_device(stream.device_index)
 
 
 def get_capability(index: int) -> dict[str, Any]:
@@ -111,7 +120,10 @@ def patch_accelerator() -> None:
         "_accelerator_getDeviceStats": bindings.memory_stats, "_accelerator_getMemoryInfo": get_memory_info,
         "_accelerator_resetAccumulatedStats": bindings.reset_accumulated_memory_stats,
         "_accelerator_resetPeakStats": bindings.reset_peak_memory_stats,
+        "_accelerator_setDeviceIndex": bindings.set_device, "_accelerator_exchangeDevice": bindings.exchange_device,
+        "_accelerator_maybeExchangeDevice": bindings.maybe_exchange_device, "_acceleratorGraph": AcceleratorGraph,
     }.items():  # fmt: skip
         setattr(_C, name, function)
     torch.Stream, torch.Event = Stream, Event
+    torch.accelerator.Graph = importlib.reload(torch.accelerator.graphs).Graph
     assert issubclass(CudaStreamBase, _Stream) and issubclass(CudaEventBase, _Event)

@@ -31,17 +31,19 @@ def start_engine() -> None:
     run = torch.autograd.variable.Variable._execution_engine.run_backward
     before = _enabled()
     _enable(True)
-    # A graph without work: empty tensors take no memory, and a view launches nothing.
-    leaf, gradient = to_cuda(torch.empty(0), 0).requires_grad_(), to_cuda(torch.empty(0), 0)
-    try:
-        run((leaf.view(0),), (gradient,), False, False, (leaf,))
-    except RuntimeError as error:
-        if "device_ready_queues_" not in str(error):
-            raise
-        start_device_threads(torch)
-        run((leaf.view(0),), (gradient,), False, False, (leaf,))
-    finally:
-        _enable(before)
+    # The program may use its first GPU where gradients are off.
+    with torch.inference_mode(False), torch.enable_grad():
+        # A graph without work: empty tensors take no memory, and a view launches nothing.
+        leaf, gradient = to_cuda(torch.empty(0), 0).requires_grad_(), to_cuda(torch.empty(0), 0)
+        try:
+            run((leaf.view(0),), (gradient,), False, False, (leaf,))
+        except RuntimeError as error:
+            if "device_ready_queues_" not in str(error):
+                raise
+            start_device_threads(torch)
+            run((leaf.view(0),), (gradient,), False, False, (leaf,))
+        finally:
+            _enable(before)
 
 
 def run_in_calling_thread() -> None:

@@ -13,16 +13,23 @@ from typing import Any
 
 import torch
 
-from weft.frontends.torch import graphs, streams
-from weft.frontends.torch.gpus import GpuState, find_gpu, gpus, invalid_ordinal, refuse_after_fork
+from weft.frontends.torch import graphs, streams, tunable
+from weft.frontends.torch.gpus import (
+    Gpu,
+    GpuState,
+    find_gpu,
+    gpus,
+    guard_set_device,
+    invalid_ordinal,
+    refuse_after_fork,
+)
 from weft.frontends.torch.nvtx import nvtx
 from weft.frontends.torch.properties import CudaDeviceProperties, architectures
 from weft.frontends.torch.random import make_default_generators
 from weft.frontends.torch.recording import current_timeline, recorder
+from weft.frontends.torch.versions import CUDA_VERSION, CUDNN_VERSION
 
 _C = torch._C
-CUDA_VERSION = 13000  # the CUDA runtime that torch reports: major * 1000 + minor * 10
-CUDNN_VERSION = 91300
 NCCL_VERSION = (2, 28, 9)
 
 
@@ -88,7 +95,7 @@ def set_device(index: int) -> None:
         return
     if index >= len(gpus):
         raise invalid_ordinal()
-    _C._accelerator_setDeviceIndex(index)
+    guard_set_device(index)
 
 
 def exchange_device(index: int) -> int:
@@ -166,25 +173,36 @@ def empty_cache() -> None:
         gpu.allocator.release_cached()
 
 
+def _valid_gpu(index: int) -> Gpu:
+    """The GPU of an index. Raises RuntimeError, in the caching allocator's words, where there is none."""
+    if not 0 <= index < len(gpus):
+        raise RuntimeError(f"Invalid device argument {index}: did you call init?")
+    return gpus[index]
+
+
 def memory_stats(index: int) -> dict[str, Any]:
-    return find_gpu(index).allocator.statistics()
+    return _valid_gpu(index).allocator.statistics()
 
 
 def reset_peak_memory_stats(index: int) -> None:
     timeline = current_timeline()
     if timeline is not None:
         timeline.peak_memory()  # asks now, so that the run's summary knows the peak until here
-    find_gpu(index).allocator.reset_peaks()
+    _valid_gpu(index).allocator.reset_peaks()
 
 
 def reset_accumulated_memory_stats(index: int) -> None:
-    find_gpu(index).allocator.reset_totals()
+    _valid_gpu(index).allocator.reset_totals()
 
 
 def host_memory_stats() -> dict[str, Any]:
     none = dict.fromkeys(("current", "peak", "allocated", "freed"), 0)
-    names = ("allocated_bytes", "reserved_bytes", "active_bytes", "allocation", "segment", "active_requests")
-    return {name: {"all": dict(none)} for name in names} | {"num_host_alloc": 0, "num_host_free": 0}
+    times = dict.fromkeys(("total", "max", "min", "count", "avg"), 0)
+    return {
+        **{name: dict(none) for name in ("allocations", "allocated_bytes", "active_requests", "active_bytes")},
+        **{name: dict(times) for name in ("host_alloc_time", "host_free_time")},
+        "num_host_alloc": 0, "num_host_free": 0,
+    }  # fmt: skip
 
 
 def reset_host_memory_stats() -> None:
@@ -192,16 +210,19 @@ def reset_host_memory_stats() -> None:
 
 
 def set_memory_fraction(fraction: float, index: int) -> None:
-    find_gpu(index).allocator.fraction = fraction
+    _valid_gpu(index).allocator.fraction = fraction
 
 
 def get_memory_fraction(index: int) -> float:
-    return find_gpu(index).allocator.fraction
+    return _valid_gpu(index).allocator.fraction
 
 
-def memory_snapshot(arguments: Any = None) -> dict[str, Any]:
+def memory_snapshot(pool_id: tuple[Any, ...] | None = None) -> dict[str, Any]:
+    """Segments, traces and settings; the segments of one pool where its id is given."""
+    wanted = None if pool_id is None or pool_id[:2] == (0, 0) else pool_id[:2]
+    segments = [segment for gpu in gpus for segment in gpu.allocator.snapshot()]
     return {
-        "segments": [segment for gpu in gpus for segment in gpu.allocator.snapshot()],
+        "segments": [segment for segment in segments if wanted in (None, segment["segment_pool_id"])],
         "device_traces": [list(gpu.allocator.trace or ()) for gpu in gpus],
         "allocator_settings": {
             "PYTORCH_CUDA_ALLOC_CONF": os.environ.get("PYTORCH_ALLOC_CONF", ""), "expandable_segments": False,
@@ -258,12 +279,13 @@ def raw_delete(address: int) -> None:
 
 
 def enable_caching_allocator(value: bool) -> None:
-    if not value:
-        raise RuntimeError("virtual GPUs have no allocator other than the caching one")
+    """While it is off, memory is taken past the allocator, whose statistics do not count it, as with cudaMalloc."""
+    for gpu in gpus:
+        gpu.allocator.suspended = not value
 
 
 def is_caching_allocator_enabled() -> bool:
-    return True
+    return not gpus[0].allocator.suspended
 
 
 class MemPool:
@@ -289,7 +311,7 @@ class MemPool:
         return self._users
 
     def snapshot(self) -> list[dict[str, Any]]:
-        return [segment for segment in memory_snapshot()["segments"] if segment["segment_pool_id"] == self._id]
+        return memory_snapshot(self._id)["segments"]
 
 
 def begin_allocate_to_pool(index: int, pool_id: tuple[int, int]) -> None:
@@ -332,8 +354,21 @@ def _succeed(*args: Any) -> CudaError:
     return CudaError.success
 
 
+# Source: the texts of cudaGetErrorString, CUDA runtime 13.
+_ERRORS = {
+    0: "no error", 1: "invalid argument", 2: "out of memory", 3: "initialization error",
+    100: "no CUDA-capable device is detected", 101: "invalid device ordinal", 201: "invalid device context",
+    209: "no kernel image is available for execution on the device", 217: "peer access is not supported between these "
+    "two devices", 400: "invalid resource handle", 600: "device not ready", 700: "an illegal memory access was "
+    "encountered", 701: "too many resources requested for launch", 702: "the launch timed out and was terminated",
+    704: "peer access is already enabled", 710: "device-side assert triggered", 716: "misaligned address",
+    719: "unspecified launch failure", 801: "operation not supported",
+    900: "operation not permitted when stream is capturing", 999: "unknown error",
+}  # fmt: skip
+
+
 def get_error_string(code: int) -> str:
-    return "no error" if code == 0 else f"CUDA error {int(code)}"
+    return _ERRORS.get(int(code), "unrecognized error code")
 
 
 def get_memory_info(index: int) -> tuple[int, int]:
@@ -420,10 +455,6 @@ def set_benchmark_empty_cache(enable: bool) -> None:
     BindingState.benchmark_empty_cache = enable
 
 
-def is_tunable() -> bool:
-    return False
-
-
 def nccl_version() -> int:
     major, minor, patch = NCCL_VERSION
     return major << 32 | minor << 16 | patch
@@ -465,8 +496,7 @@ _FUNCTIONS = {
     "_cuda_set_cudnn_benchmark_limit": set_benchmark_limit,
     "_cuda_get_conv_benchmark_empty_cache": get_benchmark_empty_cache,
     "_cudnn_set_conv_benchmark_empty_cache": set_benchmark_empty_cache,
-    "_cuda_tunableop_is_enabled": is_tunable, "_cuda_tunableop_tuning_is_enabled": is_tunable,
-    "_cuda_record_untuned_is_enabled": is_tunable, "_cuda_getCurrentStream": streams.current_stream_data,
+    "_cuda_getCurrentStream": streams.current_stream_data,
     "_cuda_getDefaultStream": streams.default_stream_data, "_cuda_setStream": streams.set_stream,
     "_cuda_getStreamFromExternal": streams.external_stream_data,
     "_cuda_getCurrentRawStream": streams.current_raw_stream,
@@ -483,7 +513,7 @@ _CLASSES = {
 
 def fill_bindings() -> None:
     """Puts the functions and classes into torch._C."""
-    for name, value in {**_FUNCTIONS, **_CLASSES}.items():
+    for name, value in {**_FUNCTIONS, **_CLASSES, **tunable.FUNCTIONS}.items():
         setattr(_C, name, value)
     _C._has_cuda = True
     _C._has_cudnn = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 import time
@@ -93,12 +94,36 @@ def replace_benchmarks(benchmarking: Any) -> None:
     benchmarking.Benchmarker.benchmark_gpu_with_cuda_graph = _benchmark
 
 
+def _run_quietly(owner: Any, name: str) -> None:
+    """Makes a function of Inductor's work off the timeline."""
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def run_off_the_timeline(*args: Any, **kwargs: Any) -> Any:
+        with off_the_timeline():
+            return original(*args, **kwargs)
+
+    setattr(owner, name, run_off_the_timeline)
+
+
+def compile_off_the_timeline(compile_fx: Any) -> None:
+    """Compiling makes inputs and runs candidates, which are no work of the program's."""
+    _run_quietly(compile_fx, "compile_fx")
+
+
+def tune_off_the_timeline(triton_heuristics: Any) -> None:
+    """A kernel's first call may try its configurations, on copies of what it writes."""
+    _run_quietly(triton_heuristics.CachingAutotuner, "autotune_to_one_config")
+
+
 _BENCHMARK_MS, _BENCHMARK_RUNS = 30, 20
 
 _WAITING: dict[str, Callable[[Any], None]] = {
     "torch._inductor.config": configure_inductor,
     "torch._dynamo.trace_rules": skip_own_files,
     "torch._inductor.runtime.benchmarking": replace_benchmarks,
+    "torch._inductor.compile_fx": compile_off_the_timeline,
+    "torch._inductor.runtime.triton_heuristics": tune_off_the_timeline,
     "torch._inductor.runtime.static_triton_launcher": refuse_static_launches,
     "torch._inductor.async_compile": compile_in_process,
     "torch._inductor.codegen.cpp_wrapper_gpu": refuse_cpp_wrapper,

@@ -49,6 +49,10 @@ _HOST_ONLY = frozenset("""
 _DEVICE_NAMESPACES = frozenset(
     "at torch c10 std cooperative_groups cg nvcuda wmma cub cuda thrust nv experimental".split()
 )
+# Namespaces that only the device's headers fill. The host knows them as empty.
+_DEVICE_ONLY = frozenset("cub cooperative_groups cg wmma nvcuda thrust".split())
+# NVRTC takes lambdas without qualifiers only, and compiles them for the device.
+_LAMBDA_QUALIFIERS = re.compile(r"(\][ \t]*)(?:(?:__host__|__device__)\s*)+(?=[({])")
 _CLASS_WORDS = frozenset(("struct", "class", "union", "enum"))
 _ATTRIBUTE_MACROS = frozenset(
     ("__align__", "alignas", "__attribute__", "__declspec", "__launch_bounds__", "C10_LAUNCH_BOUNDS", "noexcept",
@@ -235,8 +239,10 @@ class _Splitter:
                     return _Declaration(first, min(last + 1, end), place, words, place, "class")
                 member = initialisers >= 0 and self.tokens[self.skip(place - 1, -1)].kind == "name"
                 following = self.skip(closing + 1)
-                if seen_equal or seen_round < 0 or (
-                    member and (self.is_mark(following, ",") or self.is_mark(following, "{"))
+                if (
+                    seen_equal
+                    or seen_round < 0
+                    or (member and (self.is_mark(following, ",") or self.is_mark(following, "{")))
                 ):
                     place = closing
                 else:
@@ -350,20 +356,48 @@ class _Splitter:
             self.device.append(found_text)
         elif meant & {"device", "global", "variable"}:
             function = found.kind == "function" and found.body is not None
-            if function and "host" not in meant and "constexpr" not in found.words:
-                self.host.append(self.text(found.first, found.cut).rstrip() + ";")
+            if "host" not in meant and self.names_in(found.first, found.cut) & _DEVICE_ONLY:
+                self.host.append(blank(found_text))
+            elif function and "host" not in meant and "constexpr" not in found.words:
+                # A body, since functions for both sides may call it; none for a constructor with initialisers.
+                body = " { __builtin_trap(); }" if found.cut == found.body else ";"
+                self.host.append(self.text(found.first, found.cut).rstrip() + body)
                 self.host.append(blank(self.text(found.cut, found.stop)))
             else:
                 self.host.append(self.rewrite(found.first, found.stop))
             self.device.append(found_text)
         else:
-            self.host.append(self.rewrite(found.first, found.stop))
-            self.device.append(found_text if self.is_for_device(found, in_class) else blank(found_text))
+            for_device = self.is_for_device(found, in_class)
+            if found.kind == "function" and not for_device:
+                self.refuse_device_wide(found)
+            device_only = found.kind != "function" and found.words[:1] != ["namespace"] and found.words[:2] != [
+                "using", "namespace"
+            ] and bool(self.names_in(found.first, found.stop) & _DEVICE_ONLY)  # fmt: skip
+            self.host.append(blank(found_text) if device_only else self.rewrite(found.first, found.stop))
+            self.device.append(found_text if for_device else blank(found_text))
+
+    def refuse_device_wide(self, found: _Declaration) -> None:
+        """Raises UnsupportedError for host code that calls algorithms which launch kernels of their own."""
+        for place in range(found.first, found.stop):
+            name = self.tokens[place].text
+            if name not in ("thrust", "cub") or not self.is_mark(self.skip(place + 1), "::"):
+                continue
+            member = self.tokens[self.skip(self.skip(place + 1) + 1)].text
+            if name == "thrust" or member.startswith("Device"):
+                line = self.text(0, place).count("\n") + 1
+                raise UnsupportedError(
+                    f"{self.file}:{line}: {name}::{member} in host code launches kernels that only nvcc can build: use "
+                    "PyTorch's operators (sort, cumsum, unique ...), or CUB's block-wide parts inside a kernel"
+                )
 
     def cut_class(self, found: _Declaration) -> None:
         assert found.body is not None
         closing = self.close(found.body)
         names = self.names_in(found.first, found.stop)
+        if names & _DEVICE_ONLY and "global" not in self.qualify(names):
+            self.host.append(blank(self.text(found.first, found.stop)))
+            self.device.append(self.text(found.first, found.stop))
+            return
         if found.words and "enum" in found.words:
             self.both(self.text(found.first, found.stop))
             return
@@ -589,4 +623,5 @@ def split_source(text: str, file: str, include: Callable[[str, bool], tuple[str 
     """
     splitter = _Splitter(tokenize(text), include, find_qualifiers(text, qualifiers), file)
     splitter.run(0, len(splitter.tokens))
-    return SplitSource("".join(splitter.host), "".join(splitter.device), frozenset(splitter.kernels))
+    device = _LAMBDA_QUALIFIERS.sub(r"\1", "".join(splitter.device))
+    return SplitSource("".join(splitter.host), device, frozenset(splitter.kernels))

@@ -31,6 +31,25 @@ def _checked_by_iterator() -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
+def _structured() -> frozenset[str]:
+    """Operators that PyTorch makes of a structured kernel, by the same file."""
+    import torchgen
+
+    text = (Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml").read_text()
+    parts = text.split("\n- func: ")[1:]
+    return frozenset(part.partition("(")[0] for part in parts if re.search(r"^\s+structured(_delegate)?:", part, re.M))
+
+
+def _wrapper_name(operator: str) -> str:
+    """The C++ function of a CUDA operator, as torchgen/dest/register_dispatch_key.py names it."""
+    name, _, overload = operator.partition(".")
+    if operator not in _structured():
+        return f"wrapper_CUDA_{overload}_{name}"
+    out = "_out" if overload.endswith("out") else ""
+    return f"wrapper_CUDA_{name}{out}{'_' * bool(overload)}{overload}"
+
+
 def host_of(value: Any, operator: str, argument: str, tensors: Any) -> Any:
     """The host twin of a tensor argument that has none yet; a number or a CPU scalar as it is.
 
@@ -77,7 +96,6 @@ def _flatten(values: Any) -> list[Any]:
 def refuse_mixed(operator: str, argument: str, other: Tensor, tensors: Any) -> RuntimeError:
     """PyTorch's error for tensors of several devices."""
     first = next((t.device for t in _flatten(tensors) if isinstance(t, Tensor) and t.device != other.device), None)
-    name = operator.replace(".", "_")
     if operator.startswith("masked_fill") and argument == "self":
         return RuntimeError("masked_fill_: Expected inputs to be on same device")
     if operator == "convolution" and len(_flatten(tensors)) > 1 and argument != "bias":
@@ -92,7 +110,7 @@ def refuse_mixed(operator: str, argument: str, other: Tensor, tensors: Any) -> R
         )
     return RuntimeError(
         f"Expected all tensors to be on the same device, but got {argument} is on {other.device}, different from other "
-        f"tensors on {first} (when checking argument in method wrapper_CUDA_{name})"
+        f"tensors on {first} (when checking argument in method {_wrapper_name(operator)})"
     )
 
 

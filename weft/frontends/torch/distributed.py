@@ -46,7 +46,10 @@ class Communicator:
         options = getattr(inner, "options", None)
         self.ranks = list(getattr(options, "global_ranks_in_group", ())) or list(range(self.size))
         self.key: Hashable = (job.name, self.name, tuple(self.ranks))
-        self.stream = f"nccl {group.group_desc if group.group_desc not in ('', 'undefined') else self.name}"
+        described = group.group_desc not in ("", "undefined")
+        self.stream = f"nccl {group.group_desc if described else self.name}"
+        if any(other.stream == self.stream for other in _communicators.values()):
+            self.stream += f" {self.name}"
         self.nodes = nodes_among(self.ranks)
         self.shadow = dist.ProcessGroup(self.rank, self.size)
         self.shadow._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, backend)
@@ -89,12 +92,16 @@ def find_communicator(group: Any) -> Communicator:
     return found
 
 
-def forget_communicator(group: Any) -> None:
-    """Lets a process group's connections end with it."""
+def forget_communicator(group: Any, deliver: bool) -> None:
+    """Lets a process group's connections end with it. deliver: whether messages on their way arrive first."""
     try:
         backend = group._get_backend(torch.device("cuda"))
     except RuntimeError:
         return
+    if deliver:
+        from weft.frontends.torch.distributed_works import deliver_all
+
+        deliver_all()
     _communicators.pop(id(backend), None)
     _backends.pop(id(getattr(backend, "wrapped_pg", backend)), None)
 
@@ -133,6 +140,7 @@ def make_backend(dist: Any) -> type:
         Options = NCCLOptions
         NCCLConfig = NCCLConfig
         NCCL_CTA_POLICY_DEFAULT, NCCL_CTA_POLICY_EFFICIENCY, NCCL_CTA_POLICY_ZERO = 0, 1, 2
+        _splits = 0  # groups made of this one
 
         def __init__(self, store: Any, rank: int, size: int, options: Any = None):
             self._nccl_options = options if options is not None else NCCLOptions()
@@ -175,8 +183,6 @@ def make_backend(dist: Any) -> type:
         def comm_split_count(self) -> int:
             return self._splits
 
-        _splits = 0
-
         def perform_nocolor_split(self, device: Any) -> None:
             """What a rank does that is not in a group made of this one: nothing, since connections are not shared."""
 
@@ -188,7 +194,8 @@ def make_backend(dist: Any) -> type:
             self._nccl_options._timeout = timeout
 
         def _add_ephemeral_timeout(self, timeout: Any) -> None:
-            """Would lengthen the next collective's timeout, which is taken from the options here."""
+            """Lengthens the timeout of the collectives that follow, NCCL's of the next one only."""
+            self._set_default_timeout(self._nccl_options._timeout + timeout)
 
         def _group_start(self) -> None:
             """Groups of aborts need no order here."""
@@ -203,6 +210,7 @@ def make_backend(dist: Any) -> type:
             """Gloo's connections end with the object."""
 
     ProcessGroupNCCL.__module__ = "torch.distributed.distributed_c10d"
+    ProcessGroupNCCL.__qualname__ = "ProcessGroupNCCL"
     return ProcessGroupNCCL
 
 
@@ -249,11 +257,11 @@ def patch_groups(dist: Any) -> None:
         return _split_group(dist, self, list(ranks), timeout, opts, group_name, group_desc, device_types)
 
     def shut_down(self: Any) -> None:
-        forget_communicator(self)
+        forget_communicator(self, deliver=True)
         shutdown(self)
 
     def abort_group(self: Any) -> None:
-        forget_communicator(self)
+        forget_communicator(self, deliver=False)
         abort(self)
 
     group_class._start_coalescing, group_class._end_coalescing = _start_coalescing, _end_coalescing

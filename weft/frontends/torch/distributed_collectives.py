@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from weft.frontends.torch.distributed_works import PlacedWork, Placement, place_collective, with_errors
+from weft.frontends.devices import LaunchCapture
+from weft.frontends.torch.distributed_works import PlacedWork, Placement, Sending, place_collective, with_errors
 from weft.frontends.torch.gpus import current_stream
 from weft.frontends.torch.recording import current_timeline
 from weft.frontends.torch.tensors import Tensor, to_host
@@ -272,6 +274,10 @@ def make_collective(name: str, find_communicator: Callable[[Any], Any]) -> Calla
         asynchronous = given.get("async_op", True)
         with _C.DisableTorchFunction(), torch.no_grad():
             work = with_errors(lambda: run_on_hosts(name, operator, group, given), what, group.ranks)
+        if LaunchCapture.note is not None and kind.name != "barrier":
+            again = {**given, "factor": _factor.value}
+            held = dict(zip(arguments[: 1 + kind.inputs], args))
+            LaunchCapture.note(partial(_run_again, name, operator, group, again, tuple(held)), tuple(held.values()))
         sizes = [tensor.nbytes for tensor in tensors_in(args[kind.sized])]
         nbytes = sum(sizes) * (group.size if kind.whole else 1)
         pair = None
@@ -293,6 +299,15 @@ def make_collective(name: str, find_communicator: Callable[[Any], Any]) -> Calla
     return collective
 
 
+def _run_again(name: str, operator: Any, group: Any, given: dict[str, Any], names: tuple[str, ...], *held: Any) -> None:
+    """A collective in the replay of a CUDA graph. names, held: the arguments with tensors, on the graph's memory."""
+    given = {**given, **dict(zip(names, held))}
+    _factor.value = given.pop("factor")
+    work = run_on_hosts(name, operator, group, given)
+    if work is not None:
+        work.wait()
+
+
 def run_on_hosts(name: str, operator: Any, group: Any, given: dict[str, Any]) -> Any:
     """Runs an operator on the host twins of its tensors; returns its Work, None where it is done."""
     hosts = {argument: change_tensors(value, _twin) for argument, value in given.items()}
@@ -312,8 +327,12 @@ def run_on_hosts(name: str, operator: Any, group: Any, given: dict[str, Any]) ->
     if "tag" in hosts and group.is_nccl:
         hosts["tag"] = 0  # NCCL knows no tags: messages between two ranks come in the order in which they were sent
     hosts["process_group"] = group.shadow.boxed()
+    sends = name == "send" and group.is_nccl
+    if sends:
+        hosts["tensors"] = [tensor.clone() for tensor in hosts["tensors"]]
     result = operator(**hosts)
-    return _c10d.Work.unbox(result[1] if isinstance(result, tuple) else result)
+    work = _c10d.Work.unbox(result[1] if isinstance(result, tuple) else result)
+    return Sending(work) if sends else work
 
 
 # Where NCCL has one buffer, whose parts are equal pieces of memory; gloo would cut along the first dimension.

@@ -9,6 +9,7 @@ that PyTorch's ProcessGroupNCCL has.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -131,6 +132,49 @@ class PlacedWork(_Work):
             self.meet()
         # Of all ways to make a future, this one gives its value the type that C++ expects.
         return _C.fork(lambda: self.outputs)
+
+
+class Sending:
+    """A message on its way, with a copy of what it says: as with NCCL, the host does not wait until it is received.
+
+    Programs rely on that when two ranks send to each other before they receive.
+    """
+
+    def __init__(self, work: Any):
+        self._done = _senders.submit(work.wait)
+        _sending[:] = [one for one in _sending if not one.is_completed()]
+        _sending.append(self)
+
+    def wait(self, *timeout: Any) -> bool:
+        """Raises what went wrong, where that is known by now."""
+        if self._done.done():
+            self._done.result()
+        return True
+
+    def deliver(self) -> None:
+        """Waits until the message is received or cannot be."""
+        self._done.exception()
+
+    def is_completed(self) -> bool:
+        return self._done.done()
+
+    def is_success(self) -> bool:
+        return self.exception() is None
+
+    def exception(self) -> Any:
+        return self._done.exception() if self._done.done() else None
+
+
+# The executor's thread ends with the process, and not before all messages are received.
+_senders = ThreadPoolExecutor(1, "weft-sender")
+_sending: list[Sending] = []
+
+
+def deliver_all() -> None:
+    """Waits for all messages on their way, before connections are closed."""
+    for one in _sending:
+        one.deliver()
+    _sending.clear()
 
 
 # C++ holds only its own half of a handle, which is of no use once Python's half is gone.

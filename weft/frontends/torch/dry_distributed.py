@@ -142,7 +142,7 @@ def _note_group(ranks: Any, rank: int, size: int) -> None:
 
 def make_backends() -> tuple[type, type]:
     """ProcessGroupNCCL and ProcessGroupGloo, both of one member whatever the group's size."""
-    nccl: Any = dist.ProcessGroupNCCL  # type: ignore[attr-defined]
+    nccl: Any = dist.ProcessGroupNCCL
     gloo: Any = nccl.__bases__[0]
 
     class ProcessGroupNCCL(nccl):
@@ -184,9 +184,9 @@ def play_alone(c10d: Any) -> None:
 
     collectives.run_on_hosts = run_alone
     nccl, gloo = make_backends()
-    c10d.ProcessGroupNCCL = dist.ProcessGroupNCCL = nccl  # type: ignore[attr-defined]
+    c10d.ProcessGroupNCCL = dist.ProcessGroupNCCL = nccl
     _C._distributed_c10d.ProcessGroupNCCL = nccl
-    c10d.ProcessGroupGloo = dist.ProcessGroupGloo = gloo  # type: ignore[attr-defined,misc]
+    c10d.ProcessGroupGloo = dist.ProcessGroupGloo = gloo
     c10d.rendezvous = rendezvous
     c10d._store_based_barrier = _wait_for_nobody
     library = _C._dispatch_library("IMPL", "c10d", "CPU", "", 0)

@@ -8,9 +8,13 @@ nothing, so that operators are priced one by one.
 
 from __future__ import annotations
 
+import os
+import runpy
 import struct
+import sys
 from collections.abc import Callable
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +22,7 @@ import torch
 from weft import settings
 from weft.errors import DryRunError
 from weft.frontends.devices import LaunchCapture
+from weft.frontends.torch import compiler, graphs
 from weft.frontends.torch.dry import forget_values, is_unknown, make_unknown
 from weft.frontends.torch.dry_values import warn
 from weft.frontends.torch.random import Generator
@@ -107,6 +112,21 @@ def skip_launch(name: str, args: tuple) -> bool:
     return True
 
 
+class _EmptyStep:
+    """A step of a CUDA graph: a replay has nothing to compute, its time is the timeline's."""
+
+    def run(self) -> None:
+        pass
+
+
+def note_step(self: Any, name: str, args: tuple, result: Any, kwargs: dict, stream: int, device: int) -> None:
+    """In the place of CudaGraph._note. What a graph computes is unknown, since a replay would compute it anew."""
+    self._steps.append(_EmptyStep())
+    for tensor in result if isinstance(result, (list, tuple)) else [result]:
+        if isinstance(tensor, torch.Tensor) and tensor.is_cuda and tensor.layout is torch.strided:
+            forget_values(tensor)
+
+
 def compile_nothing(model: Any = None, **options: Any) -> Any:
     """torch.compile."""
     if model is None:
@@ -115,14 +135,50 @@ def compile_nothing(model: Any = None, **options: Any) -> Any:
     return model
 
 
+class LoneLaunch:
+    """torch.distributed.launcher.api.elastic_launch, what torchrun runs: the first process's work in this one."""
+
+    def __init__(self, config: Any, entrypoint: Any):
+        self._config, self._entrypoint = config, entrypoint
+
+    def __call__(self, *args: Any) -> dict[int, Any]:
+        """Returns what the entry point does, by rank. A program's words come as for Python: -u, -m, its name."""
+        local = self._config.nproc_per_node
+        os.environ |= {
+            "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(self._config.max_nodes * local),
+            "LOCAL_WORLD_SIZE": str(local), "GROUP_RANK": "0",
+        }  # fmt: skip
+        if not isinstance(self._entrypoint, str):
+            return {0: self._entrypoint(*args)}
+        words = [str(word) for word in args]
+        while words[0].startswith("-") and words[0] != "-m":
+            del words[0]
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            sys.path.insert(0, str(Path(words[0]).resolve().parent))
+            runpy.run_path(words[0], run_name="__main__")
+        return {0: None}
+
+
+def patch_launcher(api: Any) -> None:
+    """For torch.distributed.launcher.api, when it is imported."""
+    api.elastic_launch = LoneLaunch
+
+
 def patch_host() -> None:
     """Puts the functions in place."""
-    torch.Tensor.__reduce_ex__ = _reducing_unknown(torch.Tensor.__reduce_ex__)  # type: ignore[method-assign]
+    compiler._WAITING["torch.distributed.launcher.api"] = patch_launcher
+    torch.Tensor.__reduce_ex__ = _reducing_unknown(torch.Tensor.__reduce_ex__)
     torch.serialization.add_safe_globals([rebuild_unknown])
-    torch.compile = compile_nothing  # type: ignore[assignment]
+    torch.compile = compile_nothing
     LaunchCapture.skip = skip_launch
-    Generator.get_state, Generator.set_state = get_state, set_state  # type: ignore[method-assign]
-    torch.multiprocessing.spawn = spawn  # type: ignore[assignment]
+    setattr(graphs.CudaGraph, "_note", note_step)  # noqa: B010
+    setattr(Generator, "get_state", get_state)  # noqa: B010
+    setattr(Generator, "set_state", set_state)  # noqa: B010
+    torch.multiprocessing.spawn = spawn
     for name in _METHODS:
         setattr(torch.Tensor, name, _skipping_large(getattr(torch.Tensor, name)))
     for name in _INITIALISERS:

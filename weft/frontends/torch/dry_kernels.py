@@ -204,7 +204,7 @@ class DryKernel:
         return self._adopt(made, args, kwargs, hosts, named, index)
 
     def _is_small(self, args: tuple, kwargs: dict, index: int) -> bool:
-        shapes_only.active = True
+        before, shapes_only.active = shapes_only.active, True
         try:
             hosts, named = self._hosts(args, kwargs, index, meta_device)
             made = self.call(*hosts, **named)
@@ -212,7 +212,7 @@ class DryKernel:
             # Wrong arguments fail again on the CPU, in its words; what has no shape rule is as small as its arguments.
             return True
         finally:
-            shapes_only.active = False
+            shapes_only.active = before
         return all(
             may_be_known(tensor.dtype, tensor.nbytes) for tensor in _flatten([made]) if isinstance(tensor, Tensor)
         )
@@ -224,16 +224,17 @@ class DryKernel:
             args = self._with_positions(args)
         elif self.dynamic:
             raise dry_values.refuse(f"aten::{self.name}", "its result's shape depends on values", FIXED_SHAPES)
-        shapes_only.active = True
+        before, shapes_only.active = shapes_only.active, True
         try:
             made: Any = None
-            hosts, named = [], {}
+            hosts: list[Any] = []
+            named: dict[str, Any] = {}
             if not self.quiet:
                 hosts, named = self._hosts(args, kwargs, index, meta_device)
                 made = self._call_meta(hosts, named)
             result = self._adopt(made, args, kwargs, hosts, named, index)
         finally:
-            shapes_only.active = False
+            shapes_only.active = before
         for argument, value in zip(self.arguments, args):
             if argument.written:
                 self._forget(value)
@@ -260,20 +261,27 @@ class DryKernel:
         except NotImplementedError as error:
             if self.changes_only:
                 return None
-            return self._call_on_zeros(hosts, named, error)
+            if _bytes_of(hosts, named) > _MOST_ZEROS:
+                raise dry_values.refuse(f"aten::{self.name}", "PyTorch knows its shapes only from data") from error
+            return self._call_on_zeros(hosts, named)
         except RuntimeError as error:
-            return retry(error, self.operator, 0, *hosts, **named)
+            try:
+                return retry(error, self.operator, 0, *hosts, **named)
+            except RuntimeError:
+                if _bytes_of(hosts, named) > _MOST_ZEROS:
+                    raise
+            # The CPU's kernel refuses wrong arguments in the words that programs know.
+            return self._call_on_zeros(hosts, named)
 
-    def _call_on_zeros(self, hosts: list[Any], named: dict[str, Any], error: Exception) -> Any:
-        """The shapes of an operator without rules, by its CPU kernel on zeros."""
-        tensors = [value for value in _flatten([*hosts, *named.values()]) if isinstance(value, Tensor)]
-        if sum(tensor.nbytes for tensor in tensors) > _MOST_ZEROS:
-            raise dry_values.refuse(f"aten::{self.name}", "PyTorch knows its shapes only from data") from error
+    def _call_on_zeros(self, hosts: list[Any], named: dict[str, Any]) -> Any:
+        """The shapes of an operator by its CPU kernel on zeros."""
         hosts, named = _to_zeros(hosts), {name: _to_zeros(value) for name, value in named.items()}
         try:
             made = self.call(*hosts, **named)
         except RuntimeError as other:
             made = retry(other, self.operator, 0, *hosts, **named)
+        if any(isinstance(value, Tensor) and value.layout is not torch.strided for value in _flatten([made])):
+            raise dry_values.refuse(f"aten::{self.name}", "a sparse tensor's shape depends on values", FIXED_SHAPES)
         return _to_meta(made)
 
     def _with_positions(self, args: tuple) -> tuple:
@@ -332,6 +340,10 @@ def _to_cuda_anything(value: Any, index: int) -> Any:
     return value
 
 
+def _bytes_of(hosts: list[Any], named: dict[str, Any]) -> int:
+    return sum(value.nbytes for value in _flatten([*hosts, *named.values()]) if isinstance(value, Tensor))
+
+
 def _to_zeros(value: Any) -> Any:
     if isinstance(value, Tensor):
         made = _functions.empty_strided(value.shape, value.stride(), dtype=value.dtype)
@@ -384,7 +396,7 @@ def make_special(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         if by_rule is not None:
             return by_rule(*args, **kwargs)
-        shapes_only.active = True
+        before, shapes_only.active = shapes_only.active, True
         try:
             return function(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as error:
@@ -392,7 +404,7 @@ def make_special(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             raise dry_values.refuse(f"aten::{name}", f"its rule asks for values ({error})") from error
         finally:
-            shapes_only.active = False
+            shapes_only.active = before
 
     return special_kernel
 

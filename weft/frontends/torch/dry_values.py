@@ -146,7 +146,7 @@ def patch_questions() -> None:
     """Tensor.item, and what print shows."""
     from torch import _tensor_str
 
-    Tensor.item = item  # type: ignore[method-assign,assignment]
+    Tensor.item = item
     own: Callable[..., str] = _tensor_str._str_intern
 
     def text_of(inp: Tensor, *, tensor_contents: Any = None) -> str:

@@ -24,6 +24,11 @@ HEADERS = Path(__file__).parent / "include"
 MANIFEST = ".weft.json"
 _CUDA_SUFFIXES = (".cu", ".cuh")
 _TORCH_HEADERS = re.compile(r"(torch|ATen|c10|caffe2|pybind11)/")
+# Of no use to a C++ compiler.
+_DEVICE_HEADERS = re.compile(
+    r"(cub|thrust|nv|cooperative_groups)/.*|cooperative_groups\.h|mma\.h|cuda_pipeline\w*\.h|curand_kernel\.h"
+    r"|cuda/(barrier|pipeline|atomic|semaphore|latch|ptx)|sm_\d+_.*|device_functions\.h|crt/.*"
+)
 _HOST_FLAGS = ("-Wno-attributes", "-Wno-unknown-pragmas", "-Wno-unused-function")
 _STANDARD = re.compile(r"-{1,2}std[= ](?:c|gnu)\+\+(\d\w)")
 # Options of nvcc that NVRTC takes.
@@ -92,9 +97,8 @@ class SourceTree:
             if own not in self._headers:
                 stem = f"{own.stem}_{len(self._headers)}"
                 self._headers[own] = (self.folder / f"{stem}_host.h", self.folder / f"{stem}_device.h")
-                host, device = self.split(own, stem)
                 # A header in place of a source.
-                for made, wanted in zip((host, device), self._headers[own]):
+                for made, wanted in zip(self.split(own, stem), self._headers[own]):
                     guarded = "#pragma once\n" if "#pragma once" in own.read_text() else ""
                     _write(wanted, guarded + made.read_text())
                     made.unlink()
@@ -104,7 +108,7 @@ class SourceTree:
         if _TORCH_HEADERS.match(name):
             return host, None
         known = any((place / name).is_file() for place in self.device_dirs)
-        return host, host if known else None
+        return None if _DEVICE_HEADERS.fullmatch(name) else host, host if known else None
 
 
 def _write(path: Path, text: str) -> None:

@@ -35,8 +35,10 @@ class Gpu:
 
 
 gpus: list[Gpu] = []
-# The device guard's own function; torch.accelerator gets one that returns CUDA streams.
+# The device guard's own functions; torch.accelerator gets one that returns CUDA streams, one that knows how many
+# devices there are.
 guard_stream = torch._C._accelerator_getStream
+guard_set_device = torch._C._accelerator_setDeviceIndex
 
 
 class StreamState:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from weft.frontends.devices import LaunchCapture
-from weft.frontends.torch.gpus import gpus
+from weft.frontends.torch.gpus import current_stream, gpus
 from weft.frontends.torch.recording import current_timeline, off_the_timeline, recorder
 from weft.runtime import launch as runtime_launch
 from weft.runtime.arguments import ArgumentPacker, RawArguments
@@ -92,7 +92,7 @@ class CudaGraph:
     def __new__(cls, keep_graph: bool = False) -> Any:
         self = object.__new__(cls)
         self._steps, self._owned, self._recorded = [], [], None
-        self._pool_id, self._index, self._keep = (0, 0), 0, keep_graph
+        self._pool_id, self._index, self._keep, self._captured = (0, 0), 0, keep_graph, False
         return self
 
     def __init__(self, keep_graph: bool = False) -> None:
@@ -102,12 +102,19 @@ class CudaGraph:
         self._pool_id: tuple[int, int]
         self._index: int
         self._keep: bool
+        self._captured: bool
 
     # ------------------------------------------------------------ capture
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global", **_: Any) -> None:
         if CaptureState.graph is not None:
             raise RuntimeError("Tried to instantiate dummy base class CUDAGraph while another capture is under way")
         self._index = _C._accelerator_getDeviceIndex()
+        if not current_stream(self._index):
+            raise RuntimeError(
+                "CUDA graphs must be captured on a non-default stream. (However, after capture, it's ok to replay "
+                "them on the default stream.)"
+            )
+        self._captured = False
         self._pool_id = tuple(pool) if pool is not None else graph_pool_handle()
         self._steps, self._owned = [], []
         gpus[self._index].allocator.begin_pool(self._pool_id, None)
@@ -129,6 +136,7 @@ class CudaGraph:
         if timeline is not None:
             self._recorded = timeline.capture_end()
         gpus[self._index].allocator.end_pool(self._pool_id)
+        self._captured = True
         if not self._steps:
             import warnings
 
@@ -209,10 +217,12 @@ class CudaGraph:
     # ------------------------------------------------------------ replay
     def instantiate(self) -> None:
         """Nothing is left to do after the capture."""
+        self._check_captured("instantiate")
 
     def replay(self) -> None:
         from weft.frontends.torch.memory import uncounted
 
+        self._check_captured("replay")
         if CaptureState.graph is not None:
             refuse_while_capturing()
         below = _C._AutoDispatchBelowADInplaceOrView()
@@ -221,17 +231,20 @@ class CudaGraph:
                 step.run()
         timeline = current_timeline()
         if timeline is not None and self._recorded is not None:
-            from weft.frontends.torch.gpus import current_stream
-
             timeline.launch_graph(self._recorded, current_stream(self._index), self._index)
 
     def reset(self) -> None:
         """Lets the graph's steps and memory go."""
         if self._steps:
             gpus[self._index].allocator.release_pool(self._pool_id)
-        self._steps, self._owned, self._recorded = [], [], None
+        self._steps, self._owned, self._recorded, self._captured = [], [], None, False
+
+    def _check_captured(self, method: str) -> None:
+        if not self._captured:
+            raise RuntimeError(f"Called CUDAGraph::{method} without a preceding successful capture.")
 
     def pool(self) -> tuple[int, int]:
+        self._check_captured("pool()")
         return self._pool_id
 
     def register_generator_state(self, generator: Any) -> None:

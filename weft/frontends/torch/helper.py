@@ -141,18 +141,21 @@ def load_helper() -> Any:
 def needs_as_bits(name: str) -> int:
     """What the helper must know of an operator: what the timeline needs of it (weft.model.operators), and whether only
     the Python kernel does what CUDA's does with PyTorch's switches as they are."""
-    from weft.frontends.torch.operators import alerts, precision
+    from weft.frontends.torch.dispatch import LAZY_RESULTS
+    from weft.frontends.torch.operators import alerts, precision, refusals
     from weft.model.operators import MULTIPLYING, needs_of
 
     needs = needs_of(name)
     bits = FREE * needs.free | STRIDES * needs.strides | OUTPUTS * needs.outputs
     own = name not in precision.OF_HALF and precision.choose_function(name) is not None
-    return bits | MULTIPLIES * (needs.family in MULTIPLYING) | PYTHON * (own or bool(alerts.check_lines(name)))
+    own |= name not in refusals.REFUSED and bool(refusals.check_lines(name, "a0"))
+    own |= bool(alerts.check_lines(name)) or name in LAZY_RESULTS
+    return bits | MULTIPLIES * (needs.family in MULTIPLYING) | PYTHON * own
 
 
 def choose_operators(entries: Iterable[str], views: Iterable[str]) -> list[tuple[str, int]]:
-    """The operators that the helper takes over, with its flags: those without generators, devices, out= arguments or
-    results that are written by nobody."""
+    """The operators that the helper takes over, with its flags: those without generators, devices and
+    out= arguments."""
     from weft.frontends.torch.dispatch import find_operator
     from weft.frontends.torch.operators import precision, refusals
 

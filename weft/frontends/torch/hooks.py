@@ -16,7 +16,7 @@ from typing import Any
 
 from weft.errors import UnsupportedError
 from weft.frontends.torch.layout import CUDA, device_code
-from weft.frontends.torch.versions import RANGE
+from weft.frontends.torch.versions import CUDA_VERSION, CUDNN_VERSION, RANGE
 
 MAX_DEVICES = 8  # of FakeGuardImpl
 
@@ -24,6 +24,8 @@ _TABLE_ENTRIES = 48
 _IS_BUILT, _IS_AVAILABLE, _HAS_PRIMARY_CONTEXT, _INIT, _DEVICE_COUNT = 2, 3, 4, 5, 6
 _PINNED_ALLOCATOR, _HAS_CUDA, _CUDA_RUNTIME, _DEVICE_ALLOCATOR, _GPU_COUNT, _SYNCHRONIZE = 12, 16, 17, 27, 46, 47
 _DEVICE_OF_POINTER = 13
+_HAS_CUSOLVER, _HAS_CUBLASLT, _RUNTIME_VERSION, _SHOW_CONFIG = 20, 21, 39, 40
+_FFT_MAX_SIZE, _FFT_SET_MAX_SIZE, _FFT_SIZE, _FFT_CLEAR = 42, 43, 44, 45
 
 # What C++ points to from now on must live as long as the process.
 _kept: list[Any] = []
@@ -90,6 +92,50 @@ def _make_pinned_allocator(core: ctypes.CDLL) -> int:
     return ctypes.addressof(allocator)
 
 
+class _String(ctypes.Structure):
+    """std::string of libstdc++, for texts that do not fit into the object."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("size", ctypes.c_size_t), ("room", ctypes.c_size_t * 2)]
+
+
+# No FFT keeps a plan, so a cache of them has a limit only: by device index, cuFFT's own to begin with.
+_plan_limits: dict[int, int] = {}
+_MAX_PLANS = 4096
+
+
+def _add_descriptions(own: Any) -> None:
+    """The entries that tell versions, the build and the cache of FFT plans."""
+    c_library = ctypes.CDLL(None)
+    c_library.malloc.restype, c_library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    text = (
+        f"  - CUDA Runtime {CUDA_VERSION // 1000}.{CUDA_VERSION % 1000 // 10}\n"
+        f"  - CuDNN {CUDNN_VERSION // 10000}.{CUDNN_VERSION // 100 % 100}.{CUDNN_VERSION % 100}\n"
+        "  - Virtual GPUs by Weft\n"
+    ).encode()
+
+    def write_config(result: int, this: int) -> int:
+        data = c_library.malloc(len(text) + 1)  # which the string's owner frees
+        ctypes.memmove(data, text, len(text) + 1)
+        string = _String.from_address(result)
+        string.data, string.size, string.room[0] = data, len(text), len(text)
+        return result
+
+    def set_limit(this: int, index: int, size: int) -> None:
+        _plan_limits[index] = size
+
+    pointer, whole, short = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int8
+    for entry, function in {
+        _RUNTIME_VERSION: ctypes.CFUNCTYPE(whole, pointer)(lambda this: CUDA_VERSION),
+        _SHOW_CONFIG: ctypes.CFUNCTYPE(pointer, pointer, pointer)(write_config),
+        _FFT_MAX_SIZE: ctypes.CFUNCTYPE(whole, pointer, short)(lambda this, at: _plan_limits.get(at, _MAX_PLANS)),
+        _FFT_SET_MAX_SIZE: ctypes.CFUNCTYPE(None, pointer, short, whole)(set_limit),
+        _FFT_SIZE: ctypes.CFUNCTYPE(whole, pointer, short)(lambda this, at: 0),
+        _FFT_CLEAR: ctypes.CFUNCTYPE(None, pointer, short)(lambda this, at: None),
+    }.items():
+        own[entry + 2] = ctypes.cast(function, ctypes.c_void_p).value
+        _kept.append(function)
+
+
 def install_hooks(torch: Any, device_count: int) -> None:
     """Makes at::globalContext() report CUDA. Raises UnsupportedError where it still does not afterwards."""
     HooksState.device_count = device_count
@@ -110,7 +156,8 @@ def install_hooks(torch: Any, device_count: int) -> None:
     own = (ctypes.c_void_p * (_TABLE_ENTRIES + 2))(*table)
     # Always answers 1 and takes no argument that matters; needs no interpreter lock.
     yes = ctypes.cast(ctypes.pythonapi.Py_IsInitialized, ctypes.c_void_p).value
-    for entry in (_IS_BUILT, _IS_AVAILABLE, _HAS_PRIMARY_CONTEXT, _INIT, _HAS_CUDA, _CUDA_RUNTIME, _SYNCHRONIZE):
+    for entry in (_IS_BUILT, _IS_AVAILABLE, _HAS_PRIMARY_CONTEXT, _INIT, _HAS_CUDA, _CUDA_RUNTIME, _SYNCHRONIZE,
+                  _HAS_CUSOLVER, _HAS_CUBLASLT):  # fmt: skip
         own[entry + 2] = yes
     own[_DEVICE_ALLOCATOR + 2] = ctypes.cast(get_cpu_allocator, ctypes.c_void_p).value
     count = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(lambda this: HooksState.device_count)
@@ -123,6 +170,7 @@ def install_hooks(torch: Any, device_count: int) -> None:
     )
     own[_DEVICE_OF_POINTER + 2] = ctypes.cast(owner, ctypes.c_void_p).value
     _kept.extend((own, count, pinned, owner))
+    _add_descriptions(own)
     pointer.value = ctypes.addressof(own) + 16
     accelerator = torch._C._accelerator_getAccelerator()
     if accelerator is None or accelerator.type != "cuda":

@@ -77,8 +77,8 @@ class CachingAllocator(Blocks):
         self.retries = self.out_of_memory = self.device_allocations = self.device_frees = 0
         self.private: dict[tuple[int, int], PrivatePool] = {}
         self.observers: list[Callable[..., None]] = []
-        # In a dry run a device that is too small is told of, instead of an error.
-        self.overflow: Callable[[Any, int], None] | None = None
+        # In a dry run, told of a request that does not fit; answers whether it is granted all the same.
+        self.overflow: Callable[[Any, int], bool] | None = None
         self._next_address = FIRST_ADDRESS + (index << 40)
 
     # ------------------------------------------------------------ segments
@@ -145,8 +145,7 @@ class CachingAllocator(Blocks):
 
     def _fail(self, segment: int, requested: int) -> None:
         self.out_of_memory += 1
-        if self.overflow is not None:
-            self.overflow(self, segment)
+        if self.overflow is not None and self.overflow(self, segment):
             return
         free = self.free_bytes()
         allocated = self.small.bytes + self.large.bytes

@@ -8,6 +8,7 @@ import torch
 
 from weft.frontends.torch import accelerator, compiler, exchange, profiler, rtc, storages, tensortypes
 from weft.frontends.torch.bindings import CUDA_VERSION
+from weft.frontends.torch.operators import attention
 from weft.frontends.torch.random import Generator
 from weft.frontends.torch.recording import current_timeline
 from weft.frontends.torch.tensors import Tensor, to_host
@@ -29,6 +30,7 @@ def apply_patches(libraries: list[Any]) -> None:
     compiler.prepare_compiler()
     exchange.connect_memory()
     profiler.connect_profiler()
+    attention.add_questions()
     rtc.connect_compilation()
     for name, function in {
         "_broadcast": broadcast, "_broadcast_out": broadcast_out, "_broadcast_coalesced": broadcast_coalesced,

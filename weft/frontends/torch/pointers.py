@@ -19,6 +19,7 @@ from weft.frontends.torch.operators import storage
 from weft.frontends.torch.recording import recorder
 from weft.frontends.torch.tensors import to_cuda, to_host
 from weft.frontends.triton.tensors import ranges_of
+from weft.runtime.memory import NO_DATA
 
 _MIN_SWEEP = 4096  # entries at which dead ones are looked for
 _NESTED_BYTES = 4096  # storages up to this size may hold pointers of their own (lists of tensors)
@@ -94,19 +95,24 @@ class LiveStorages:
 storages = LiveStorages()
 
 
+def may_be_address(word: int) -> bool:
+    """Whether a word can be an address of a program's memory (x86-64: 47 bits), or of a tensor in a dry run."""
+    return 1 << 32 <= word < 1 << 47 or NO_DATA <= word < 2 * NO_DATA
+
+
 def meet_addresses(device: Any, words: list[int], nested: bool = True) -> None:
-    """Lets the kernels of a weft Device reach the storages that some 64-bit words point into; other words are let be."""
+    """Lets the kernels of a weft Device reach the storages that some 64-bit words point into; others are let be."""
     device.arena.collect()  # what died must not be taken for what lies there now
     ranges = device.arena.ranges
-    unknown = [word for word in words if word >> 32 and not word >> 47 and ranges.find(word) is None]
+    unknown = [word for word in words if may_be_address(word) and ranges.find(word) is None]
     missed = [word for word in unknown if not _meet(device, word)]
     # Looking at everything that lives takes long: once for each word that is no pointer (two sizes look like one).
     if not storages.strangers.issuperset(missed):
         storages.gather()
-        found = [word for word in missed if _meet(device, word)]
+        met = [word for word in missed if _meet(device, word)]
         if len(storages.strangers) > _MIN_SWEEP:
             storages.strangers.clear()
-        storages.strangers.update(set(missed).difference(found))
+        storages.strangers.update(set(missed).difference(met))
     if nested:
         for word in words:
             found = storages.find(word) if word in storages.known else None

@@ -98,7 +98,7 @@ def supported_activities() -> set[ProfilerActivity]:
 def init(self: Any, *args: Any, **kwargs: Any) -> None:
     """profile.__init__: kineto is asked for the host's activities alone."""
     _init(self, *args, **kwargs)
-    self._weft: Collection | None = None
+    self._weft = None
     if not self.enabled or self.use_device != "cuda":
         return
     self.profiler_kind = torch.autograd.ProfilerState.KINETO
@@ -317,12 +317,11 @@ class EmitNvtx:
         self._timeline.operator(name, args, result, kwargs, stream, device)
         self._timeline.pop_range(device)
 
-    def __exit__(self, *error: Any) -> bool:
+    def __exit__(self, *error: Any) -> None:
         if self.entered and self._timeline is not None:
             recorder.remove(self._record)
             recorder.add(self._timeline.operator)
         self.entered = False
-        return False
 
 
 def connect_profiler() -> None:

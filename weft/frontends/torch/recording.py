@@ -18,6 +18,7 @@ from weft import settings
 from weft.frontends.torch.gpus import StreamState, current_stream, gpus
 from weft.frontends.torch.helper import OFF, RECORDING, SILENT, load_helper, needs_as_bits
 from weft.runtime import launch
+from weft.timeline import Timeline
 
 # (operator as "add.Tensor", positional arguments, result, keyword arguments, stream's id, device index), the order that
 # Timeline.operator has, so that nothing stands between a kernel and the timeline.
@@ -31,16 +32,21 @@ class HelperState:
 
 
 class Recorder:
-    """Attribute: sink, called after each operator; None while nobody listens."""
+    """sink: called after each operator, None while nobody listens. timeline: the one whose `operator` is the sink, None
+    where that is something else."""
 
-    __slots__ = ("_listeners", "sink")
+    __slots__ = ("_listeners", "sink", "timeline")
 
     def __init__(self) -> None:
         self._listeners: list[Sink] = []
+        self.timeline: Any = None
         self.sink: Sink | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
+        if name == "sink":
+            owner = getattr(value, "__self__", None)
+            self.timeline = owner if getattr(value, "__func__", None) is Timeline.operator else None
         if name == "sink" and HelperState.timeline is not None:
             tell_helper()
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from weft import settings
-from weft.frontends.torch import dispatch
+from weft.frontends.torch import dispatch, sparse
 from weft.frontends.torch.devicecheck import factory_device
 from weft.frontends.torch.dry_start import choose_kernels
 from weft.frontends.torch.operators import attention, cudnn, histogram, normalisation, products, recurrent, storage
@@ -24,7 +24,7 @@ _WHOLE = frozenset((
     "sum", "mean", "conj_physical_", "mode.values",
 ))  # fmt: skip
 # Kernels written for CUDA, and what is composed of them above autograd.
-_SPECIAL = (storage, attention, recurrent, normalisation, products, cudnn, histogram)
+_SPECIAL = (storage, attention, recurrent, normalisation, products, cudnn, histogram, sparse)
 # Kernels of the CPU that must not run for CUDA tensors, because something above or below them does it.
 _LEFT_OUT = frozenset(("is_pinned", "_pin_memory", "set_data", "_to_copy"))
 # Operators for which CUDA has no kernel of its own (native_functions.yaml of PyTorch 2.13): PyTorch says so by itself,

@@ -8,6 +8,7 @@ import torch
 
 from weft.frontends.torch.hooks import HooksState
 from weft.frontends.torch.layout import storage_at
+from weft.frontends.torch.sharing import share_storages
 from weft.frontends.torch.tensors import resize_storage
 
 _Storage = torch.UntypedStorage
@@ -43,17 +44,11 @@ def is_pinned(tensor: Any, device: Any = None) -> bool:
     return bool(allocator) and allocator == HooksState.pinned_allocator
 
 
-def _share_cuda(self: Any, *args: Any) -> Any:
-    raise RuntimeError(
-        "CUDA tensors of a virtual GPU cannot be sent to other processes: send the CPU tensor (tensor.cpu()) instead"
-    )
-
-
 def patch_storages(libraries: list[Any]) -> None:
     """Puts the functions in place; registrations live in `libraries`."""
     _Storage.__new__ = new_storage
     _Storage.resize_ = resize_
-    _Storage._share_cuda_ = _share_cuda
+    share_storages()
     library = torch._C._dispatch_library("IMPL", "aten", "CPU", "", 0)
     library.impl("is_pinned", "CPU", is_pinned, False)
     libraries.append(library)

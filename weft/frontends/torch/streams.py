@@ -7,11 +7,12 @@ and how long, the timeline says. Which stream is current is kept in torch's devi
 from __future__ import annotations
 
 import itertools
+import struct
 from typing import Any
 
 import torch
 
-from weft.frontends.torch.gpus import StreamState, find_gpu, guard_stream
+from weft.frontends.torch.gpus import StreamState, find_gpu, gpus, guard_set_device, guard_stream
 from weft.frontends.torch.layout import CUDA
 from weft.frontends.torch.recording import current_timeline
 
@@ -20,23 +21,37 @@ guard_set_stream = _C._accelerator_setStream
 _Stream: Any = _C.Stream
 _Event: Any = _C.Event
 POOL_SIZE = 32  # streams per priority; PyTorch hands them out in turn
-_pools: dict[tuple[int, bool], itertools.count] = {}
+PRIORITIES = 4  # 0 to -3; lower numbers than that count as -3
+_pools: dict[tuple[int, int], itertools.count] = {}
 _event_numbers = itertools.count(1)
+_EVENT_MARK = b"weft-evt"
 
 
-def _next_stream(index: int, high: bool) -> int:
-    """The id of a stream of the pool: even for low priority, odd for high."""
-    count = _pools.setdefault((index, high), itertools.count())
-    return 2 + 2 * (next(count) % POOL_SIZE) + high
+def _next_stream(index: int, priority: int) -> int:
+    """The id of a stream of the pool; its last two bits are the priority, negated. Raises RuntimeError for one above 0.
+    """
+    if priority > 0:
+        raise RuntimeError(f"Expected cuda stream priority to be less than or equal to 0, got {priority}")
+    level = min(-priority, PRIORITIES - 1)
+    count = _pools.setdefault((index, level), itertools.count())
+    return PRIORITIES * (1 + next(count) % POOL_SIZE) + level
+
+
+def _check_index(index: int) -> None:
+    """Raises RuntimeError, as getCurrentCUDAStream does, for a device that is not there."""
+    if index >= len(gpus):
+        raise RuntimeError(f"Device index value {index} is out of index range [0, {len(gpus)})")
 
 
 def current_stream_data(index: int) -> tuple[int, int, int]:
     """torch._C._cuda_getCurrentStream: (stream id, device index, device type)."""
+    _check_index(index)
     index = find_gpu(index).index
     return (guard_stream(index).stream_id, index, CUDA)
 
 
 def default_stream_data(index: int) -> tuple[int, int, int]:
+    _check_index(index)
     return (0, find_gpu(index).index, CUDA)
 
 
@@ -57,7 +72,7 @@ def set_stream(stream_id: int, device_index: int, device_type: int) -> None:
         guard_set_stream(
             torch._C.Stream(stream_id=stream_id, device_index=device_index, device_type=device_type)
         )
-    _C._accelerator_setDeviceIndex(device_index)
+    guard_set_device(device_index)
 
 
 class CudaStreamBase(_Stream):
@@ -69,9 +84,9 @@ class CudaStreamBase(_Stream):
         if stream_ptr:
             stream_id = stream_ptr
         elif not stream_id and device_index is None:
-            stream_id = _next_stream(index, priority < 0)
+            stream_id = _next_stream(index, priority)
         self = _C.Stream.__new__(cls, stream_id=stream_id, device_index=index, device_type=CUDA)
-        self._priority = -1 if not stream_ptr and stream_id & 1 else 0
+        self._priority = 0 if stream_ptr else -(stream_id % PRIORITIES)
         return self
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -89,8 +104,9 @@ class CudaStreamBase(_Stream):
     def priority(self) -> int:
         return self._priority
 
-    def priority_range(self) -> tuple[int, int]:
-        return (0, -1)
+    @staticmethod
+    def priority_range() -> tuple[int, int]:
+        return (0, 1 - PRIORITIES)
 
     def query(self) -> bool:
         return True
@@ -118,13 +134,16 @@ class CudaEventBase(_Event):
     """torch._C._CudaEventBase. cuda_event, the handle, is a number of the timeline's, 0 before the first record."""
 
     _timed: bool
+    _interprocess: bool
     _number: int
     _device_index: int
 
     def __new__(cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False,
                 external: bool = False, **_: Any) -> Any:  # fmt: skip
         self = _C.Event.__new__(cls, device=torch.device("cuda"), enable_timing=enable_timing)
-        self._timed, self._number, self._device_index = enable_timing, 0, -1
+        if interprocess and enable_timing:
+            raise torch.AcceleratorError("CUDA error: invalid argument")
+        self._timed, self._interprocess, self._number, self._device_index = enable_timing, interprocess, 0, -1
         return self
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -132,10 +151,21 @@ class CudaEventBase(_Event):
 
     @classmethod
     def from_ipc_handle(cls, device: Any, handle: bytes) -> Any:
-        raise RuntimeError("CUDA error: events of other processes cannot be opened on a virtual GPU")
+        """An event of another process. Operators run when they are called, so what it marks is over."""
+        index, mark = struct.unpack_from("<q8s", handle)
+        if mark != _EVENT_MARK:
+            raise torch.AcceleratorError("CUDA error: invalid argument")
+        self = cls(enable_timing=False, interprocess=True)
+        self._number, self._device_index = next(_event_numbers), find_gpu(index).index
+        return self
 
     def ipc_handle(self) -> bytes:
-        raise RuntimeError("CUDA error: events of a virtual GPU cannot be given to other processes")
+        """64 bytes for from_ipc_handle. Raises torch.AcceleratorError for an event that was not made for it."""
+        if not self._interprocess:
+            raise torch.AcceleratorError("CUDA error: invalid resource handle")
+        if not self._number:
+            self.record()
+        return struct.pack("<q8s", self._device_index, _EVENT_MARK).ljust(64, b"\0")
 
     @property
     def cuda_event(self) -> int:

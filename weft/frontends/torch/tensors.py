@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weft.frontends.torch.gpus import current_stream, gpus
+from weft.frontends.torch.gpus import StreamState, current_stream, gpus
 from weft.frontends.torch.helper import load_helper
-from weft.frontends.torch.layout import DLPACK_CPU, dlpack_cuda, storage_at, word_at
+from weft.frontends.torch.layout import DLPACK_CPU, storage_at, word_at
 
 KEYS_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
@@ -39,24 +39,27 @@ def to_cuda(host: Tensor, index: int) -> Tensor:
 
     Raises torch.OutOfMemoryError.
     """
+    if host.is_conj() or host.is_neg():
+        return _other_to_cuda(host, index)
     try:
         capsule = export(host)
     except Exception:
         return _other_to_cuda(host, index)
     # A capsule's pointer follows the object's header; the device follows the first pointer behind it.
-    word_at(word_at(id(capsule) + 16).value + 8).value = dlpack_cuda(index)
+    word_at(word_at(id(capsule) + 16).value + 8).value = 2 | index << 32  # dlpack_cuda(index)
     tensor = take_in(capsule)
     storage = tensor.untyped_storage()
     size = storage.nbytes()
     if size:
-        storage._weft = gpus[index].allocator.allocate(size, current_stream(index))
+        allocate = gpus[index].allocator.allocate
+        storage._weft = allocate(size, current_stream(index)) if StreamState.used else allocate(size)
     tensor._weft = host
     return tensor
 
 
 def _other_to_cuda(host: Tensor, index: int) -> Tensor:
     """to_cuda for what DLPack does not carry: conjugate and negative views, sparse layouts, quantised tensors."""
-    if host.layout is not torch.strided or host.is_quantized:
+    if host.layout is not torch.strided or host.is_quantized or host.is_nested:
         from weft.frontends.torch.sparse import assemble_on_cuda
 
         return assemble_on_cuda(host, index)
@@ -79,7 +82,7 @@ def to_host(tensor: Tensor) -> Tensor:
 
 def make_twin(tensor: Tensor) -> Tensor:
     """A new host twin of a CUDA tensor."""
-    if tensor.layout is not torch.strided or tensor.is_quantized:
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
         from weft.frontends.torch.sparse import assemble_on_host
 
         return assemble_on_host(tensor)
@@ -136,8 +139,25 @@ def adopt_result(tensor: Tensor, host: Tensor) -> None:
     tensor._weft = host
 
 
+def settle_conjugate(tensor: Tensor, host: Tensor) -> None:
+    """Writes out the conjugate that a CPU kernel only noted on the twin of an out= tensor."""
+    if host.is_conj():
+        values = host.resolve_conj()
+        forget_twin(tensor)
+        to_host(tensor).copy_(values)
+
+
 def out_twin(tensor: Tensor) -> Tensor:
-    """The twin of an out= argument; an empty one gets a twin that a CPU kernel can resize."""
+    """The twin of an out= argument; an empty one gets a twin that a CPU kernel can resize.
+
+    Raises RuntimeError for a CPU tensor, which cannot take the result of CUDA tensors.
+    """
+    if not tensor.is_cuda:
+        index = torch._C._accelerator_getDeviceIndex()
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, "
+            f"cuda:{index} and {tensor.device}!"
+        )
     if tensor.numel() == 0:
         tensor._weft = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
     return to_host(tensor)
@@ -175,8 +195,18 @@ def release_block(storage: Any) -> None:
 
 
 def _move_storage(storage: Any, fields: Any, size: int) -> None:
-    """Gives a storage new host memory with the old contents. The old memory dies with the storage that gets it."""
-    new = torch.UntypedStorage(size)
+    """Gives a storage new host memory with the old contents."""
+    adopt_memory(storage, fields, torch.UntypedStorage(size))
+
+
+def adopt_memory(storage: Any, fields: Any, new: Any) -> None:
+    """Puts a storage's contents into the host memory of another one. The old memory dies with that one."""
+    size = new.nbytes()
+    helper = load_helper()
+    if helper is not None and helper.release_storage(storage._cdata):
+        # The block was the old memory's, and would die with it.
+        index = storage.device.index
+        storage._weft = gpus[index].allocator.allocate(fields.size, current_stream(index))
     other = storage_at(new._cdata)
     ctypes.memmove(other.data, fields.data, min(size, fields.size))
     for field in ("data", "deleter", "context"):

@@ -11,6 +11,8 @@ import re
 from weft.errors import UnsupportedError
 
 TESTED = ((2, 13),)
+CUDA_VERSION = 13000  # the CUDA runtime that torch reports: major * 1000 + minor * 10
+CUDNN_VERSION = 91300
 RANGE = "torch>=2.13,<2.14"
 
 

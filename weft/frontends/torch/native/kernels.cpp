@@ -198,7 +198,7 @@ struct Call {
     for (const Pair &pair : tensors)
       if (pair.host == impl) return pair.cuda;
     DispatchKeySet keys = impl->key_set();
-    if (host.layout() != c10::kStrided || host.is_quantized() || !impl->has_storage() ||
+    if (host.layout() != c10::kStrided || host.is_quantized() || host.is_nested() || !impl->has_storage() ||
         keys.has_any(DispatchKeySet({DispatchKey::Conjugate, DispatchKey::Negative, DispatchKey::ZeroTensor})))
       return to_cuda_slowly(host);
     c10::StorageImpl *source = impl->storage().unsafeGetStorageImpl();
@@ -668,15 +668,15 @@ PyObject *ask_again(PyObject *, PyObject *) {
   Py_RETURN_NONE;
 }
 
-// Gives back the block that a storage of ours holds, before the storage changes its size.
+// Gives back the block that a storage of ours holds, before the storage changes its size; whether it held one.
 PyObject *release_storage(PyObject *, PyObject *address) {
   auto *storage = static_cast<c10::StorageImpl *>(PyLong_AsVoidPtr(address));
   if (storage == nullptr) return nullptr;
-  if (auto *owned = storage->data_ptr().cast_context<Owned>(&let_go); owned != nullptr && owned->block != nullptr) {
-    give_back(owned->blocks, owned->block);
-    owned->block = nullptr;
-  }
-  Py_RETURN_NONE;
+  auto *owned = storage->data_ptr().cast_context<Owned>(&let_go);
+  if (owned == nullptr || owned->block == nullptr) Py_RETURN_FALSE;
+  give_back(owned->blocks, owned->block);
+  owned->block = nullptr;
+  Py_RETURN_TRUE;
 }
 
 PyMethodDef methods[] = {
@@ -685,7 +685,7 @@ PyMethodDef methods[] = {
      "Names the allocators of the GPUs, and what Python does for the kernels."},
     {"set_mode", set_mode, METH_O, "0: Python's kernels run; 1: nobody listens; 2: the timeline does."},
     {"ask_again", ask_again, METH_NOARGS, "What was learned of operators' needs may be out of date."},
-    {"release_storage", release_storage, METH_O, "Gives back the block of the storage at an address."},
+    {"release_storage", release_storage, METH_O, "Gives back the block of the storage at an address; whether it had one."},
     {nullptr}};
 
 PyModuleDef definition = {PyModuleDef_HEAD_INIT, "weft_torch_helper", "The compiled helper of weft.frontends.torch.",

@@ -54,6 +54,37 @@ def _efficient_fits(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     return all(tensor.stride(-1) == 1 for tensor in (query, key, value))
 
 
+def add_questions() -> None:
+    """torch.backends.cuda.can_use_flash_attention and its like: what `choose_backend` asks, for one back end."""
+
+    def major(params: Any) -> int:
+        return gpus[max(params.query.get_device(), 0)].chip.compute_capability[0]
+
+    def can_use_flash(params: Any, debug: bool = False) -> bool:
+        return _C._get_flash_sdp_enabled() and _flash_fits(
+            params.query, params.key, params.value, params.attn_mask, params.enable_gqa, major(params)
+        )
+
+    def can_use_efficient(params: Any, debug: bool = False) -> bool:
+        return _C._get_mem_efficient_sdp_enabled() and _efficient_fits(
+            params.query, params.key, params.value, params.attn_mask, params.enable_gqa, major(params)
+        )
+
+    def can_use_cudnn(params: Any, debug: bool = False) -> bool:
+        return _C._get_cudnn_sdp_enabled() and _flash_fits(
+            params.query, params.key, params.value, None, params.enable_gqa, major(params)
+        )
+
+    def is_available() -> bool:
+        return True
+
+    for name, function in {
+        "_can_use_flash_attention": can_use_flash, "_can_use_mem_efficient_attention": can_use_efficient,
+        "_can_use_cudnn_attention": can_use_cudnn, "_is_flash_attention_available": is_available,
+    }.items():  # fmt: skip
+        setattr(_C, name, function)
+
+
 def choose_backend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout_p: float = 0.0,
                    is_causal: bool = False, *, scale: float | None = None,
                    enable_gqa: bool = False) -> int:  # fmt: skip

@@ -9,7 +9,8 @@ Half sums (allow_fp16_accumulation): after every 16 products the sum is rounded 
 a float16 accumulator does.
 
 Half inputs: gradients of embeddings, accumulating index_put and the gradients of layer norm are summed in float32 by
-CUDA's kernels and rounded once; the CPU's sum in the narrow type. Layer norm keeps its statistics in float32.
+CUDA's kernels and rounded once; the CPU's sum in the narrow type. Layer norm keeps its statistics in float32. Softmax takes float16
+and gives float32 where it is asked to.
 Source: ATen/native/cuda: EmbeddingBackwardKernel.cu, Indexing.cu, layer_norm_kernel.cu.
 """
 
@@ -162,6 +163,22 @@ def layer_norm_backward(grad_out: Tensor, data: Tensor, normalized_shape: Any, m
     return tuple(None if tensor is None else tensor.to(kind) for tensor, kind in zip(found, kinds))
 
 
+def softmax(data: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    return torch._softmax(data.float() if half_to_float else data, dim, False)
+
+
+def log_softmax(data: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    return torch._log_softmax(data.float() if half_to_float else data, dim, False)
+
+
+def softmax_backward(grad_output: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
+    return _aten._softmax_backward_data(grad_output, output, dim, output.dtype).to(input_dtype)
+
+
+def log_softmax_backward(grad_output: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
+    return _aten._log_softmax_backward_data(grad_output, output, dim, output.dtype).to(input_dtype)
+
+
 # ---------------------------------------------------------------- the choice
 # These differ for half inputs alone.
 OF_HALF: dict[str, Host] = {
@@ -169,6 +186,8 @@ OF_HALF: dict[str, Host] = {
     "_index_put_impl_": index_put_impl,
     "native_layer_norm": layer_norm,
     "native_layer_norm_backward": layer_norm_backward,
+    "_softmax": softmax,
+    "_log_softmax": log_softmax,
 }
 # Where the factors stand, and whether a bias stands before them.
 _PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1, "_addmm_activation": 1}

@@ -52,7 +52,7 @@ def _returning_out(name: str, function: Callable[..., None]) -> Callable[..., Te
 
 
 # ---------------------------------------------------------------- products with scales
-_BLOCK = 128
+_ROW_WISE = 1  # ScalingType.RowWise of torch.nn.functional
 
 
 def _spread(scale: Tensor, rows: int, columns: int) -> Tensor:
@@ -128,6 +128,18 @@ def scaled_grouped_mm(first: Tensor, second: Tensor, scale_a: Tensor, scale_b: T
     return result.to(wanted)
 
 
+def scaled_grouped_mm_v2(first: Tensor, second: Tensor, scale_a: list[Tensor], recipe_a: list[int],
+                         swizzle_a: list[int], scale_b: list[Tensor], recipe_b: list[int], swizzle_b: list[int],
+                         offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: torch.dtype | None = None,
+                         contraction_dim: Any = (), use_fast_accum: bool = False) -> Tensor:  # fmt: skip
+    """_scaled_grouped_mm_v2 with scales per row, which is all that Hopper has."""
+    if list(recipe_a) != [_ROW_WISE] or list(recipe_b) != [_ROW_WISE]:
+        raise NotImplementedError(
+            "scaled_grouped_mm on a virtual GPU takes ScalingType.RowWise for both factors, as Hopper's kernels do"
+        )
+    return scaled_grouped_mm(first, second, scale_a[0], scale_b[0], offs, bias, None, out_dtype, use_fast_accum)
+
+
 # ---------------------------------------------------------------- four-bit weights
 def pack_int4(weight: Tensor, inner_k_tiles: int) -> Tensor:
     """_convert_weight_to_int4pack: two weights per byte, (n, k / 2) in; a tensor of CUDA's packed shape out.
@@ -155,6 +167,7 @@ _ON_HOST: dict[str, Callable[..., Any]] = {
     "baddbmm.dtype": baddbmm_wide,
     "_scaled_mm": scaled_mm,
     "_scaled_grouped_mm": scaled_grouped_mm,
+    "_scaled_grouped_mm_v2": scaled_grouped_mm_v2,
     "_convert_weight_to_int4pack": pack_int4,
     "_weight_int4pack_mm": int4_mm,
 }

@@ -40,9 +40,12 @@ def empty(size: Any, *, dtype: Any = None, layout: Any = None, device: Any = Non
         count *= length
     if count >= HOST_CHECK:
         gpus[index].allocator.check_room(count)
-    options = {"dtype": dtype} if memory_format is None else {"dtype": dtype, "memory_format": memory_format}
     try:
-        host = without_modes(_empty, (size,), options) if _depth() else _empty(size, **options)
+        if memory_format is None and not _depth():
+            host = _empty(size, dtype=dtype)
+        else:
+            options = {"dtype": dtype} if memory_format is None else {"dtype": dtype, "memory_format": memory_format}
+            host = without_modes(_empty, (size,), options)
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
             raise
@@ -200,6 +203,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
 VIEWS = (
     "alias", "as_strided", "view", "view.dtype", "_reshape_alias", "unfold", "view_as_real", "view_as_complex", "_conj",
     "_neg_view", "_conj_physical", "detach", "slice.Tensor", "select.int",
+    "_nested_view_from_buffer",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@
 #define C10_DEVICE __device__
 #define C10_HOST __host__
 #define C10_HOST_DEVICE __host__ __device__
-#define GPU_LAMBDA __host__ __device__
+#define GPU_LAMBDA
 #define C10_ALWAYS_INLINE inline
 #define C10_UNUSED
 #define C10_RESTRICT __restrict__

@@ -30,6 +30,14 @@ namespace at {
 using torch::headeronly::RestrictPtrTraits;
 }
 
+// Namespaces of headers that are for the device alone, so that aliases of them can be made.
+namespace cooperative_groups {}
+namespace cub {}
+namespace thrust {}
+namespace nvcuda {
+namespace wmma {}
+}  // namespace nvcuda
+
 namespace weft {
 // The shape of the launch that the calling thread makes next.
 void configure(dim3 grid, dim3 block, size_t shared_bytes = 0, cudaStream_t stream = nullptr);
