@@ -78,6 +78,10 @@ def graph_launches() -> int:
     return sum(type(current.work[record >> timeline.LANE_BITS]).__name__ == "GraphLaunch" for record in current._log)
 
 
+def count_kernels() -> int:
+    return sum(span.kind == "kernel" for span in timeline.current().spans())
+
+
 def scores(x: torch.Tensor) -> torch.Tensor:
     return (x * 2).softmax(-1).sum(0)
 
@@ -113,13 +117,13 @@ def test_reduce_overhead_replays_graphs() -> None:
 def test_autotuning_chooses_among_real_candidates(capfd: pytest.CaptureFixture[str]) -> None:
     import torch._inductor.config as config
 
-    records = timeline.current().record_count
+    before = count_kernels()
     with config.patch({"test_configs.autotune_choice_name_regex": r"triton_mm_[01]$|^mm$"}):
         x = torch.randn(32, 32)
         check(lambda a: (a @ a).relu(), x, mode="max-autotune-no-cudagraphs", tolerance=1e-4)
     assert "AUTOTUNE mm(32x32, 32x32)" in capfd.readouterr().err
-    # What was tried is not the program's work: two copies and two kernels at most are.
-    assert timeline.current().record_count - records <= 6
+    # What was tried is not the program's work.
+    assert 1 <= count_kernels() - before <= 2
 
 
 @pytest.mark.slow

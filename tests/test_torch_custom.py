@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor  # noqa: E402
 import weft  # noqa: E402
 from weft import timeline  # noqa: E402
 from weft.errors import IllegalAddressError, InvalidDevicePointerError  # noqa: E402
+from weft.frontends.cuda_cpp.toolkit import find_toolkit  # noqa: E402
 
 AXPY = """
 template <class T> __global__ void axpy(T a, const T* x, T* y, int n) {
@@ -29,8 +31,13 @@ def gpu() -> weft.Device:
     return weft.install("h100", children=False)
 
 
+needs_nvrtc = pytest.mark.skipif(find_toolkit(os.environ) is None, reason="NVRTC is not installed")
+
+
 @pytest.fixture(scope="module")
 def axpy(gpu: weft.Device) -> weft.Kernel:
+    if find_toolkit(os.environ) is None:
+        pytest.skip("NVRTC is not installed")
     return gpu.compile(AXPY, name_expressions=["axpy<float>"])["axpy"]
 
 
@@ -120,6 +127,7 @@ def test_interface_and_capsules_of_others() -> None:
 
 
 # ---------------------------------------------------------------- compiled by PyTorch at run time
+@needs_nvrtc
 def test_compile_kernel() -> None:
     source = "template <class T> __global__ void add(const T* a, const T* b, T* c, int n, float s)"
     source += " { int i = threadIdx.x + blockIdx.x * blockDim.x; if (i < n) c[i] = a[i] + s * b[i]; }"
@@ -140,6 +148,7 @@ def test_compile_kernel() -> None:
         kernel.set_shared_memory_config(1 << 20)
 
 
+@needs_nvrtc
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.complex64])
 def test_jiterator(dtype: torch.dtype) -> None:
     from torch.cuda.jiterator import _create_jit_fn
@@ -150,6 +159,7 @@ def test_jiterator(dtype: torch.dtype) -> None:
     torch.testing.assert_close(function(x.cuda().t(), y[:3].cuda()).cpu(), -x.t() + y[:3])
 
 
+@needs_nvrtc
 def test_jiterator_with_two_results() -> None:
     from torch.cuda.jiterator import _create_multi_output_jit_fn
 

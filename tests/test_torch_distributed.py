@@ -20,8 +20,8 @@ torch = pytest.importorskip("torch")
 
 PROGRAM = str(Path(__file__).with_name("torch_ranks.py"))
 PARTS = (
-    "reductions", "movements", "batches", "refusals", "groups", "ddp", "ddp_mixed", "overlap", "links", "graphs",
-    "random_numbers", "fsdp", "tensor_parallel", "pipeline", "data_parallel", "eager",
+    "reductions", "movements", "batches", "refusals", "groups", "ddp", "ddp_mixed", "overlap", "prefetch", "links",
+    "graphs", "random_numbers", "fsdp", "tensor_parallel", "pipeline", "data_parallel", "eager",
 )  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 

@@ -168,7 +168,7 @@ def test_values_that_nobody_knows(tmp_path: Path) -> None:
         ask("integers", lambda: x.long().cpu())
         ask("equal", lambda: torch.equal(x, x))
         ask("show", lambda: x)
-        for wrong in (lambda: x @ x, lambda: x + x[:, :3], lambda: x.reshape(7, -1), lambda: x @ torch.ones(8)):
+        for wrong in (lambda: x @ x, lambda: x + x[:, :3], lambda: x.reshape(7, -1), lambda: x @ torch.ones(8, 8)):
             try:
                 wrong()
             except RuntimeError as error:
@@ -188,8 +188,8 @@ def test_values_that_nobody_knows(tmp_path: Path) -> None:
         "mat1 and mat2 shapes cannot be multiplied (4096x8 and 4096x8)",
         "The size of tensor a (8) must match the size of tensor b (3) at non-singleton dimension 1",
         "shape '[7, -1]' is invalid for input of size 32768",
-        "Expected all tensors to be on the same device, but got vec is on cpu, different from other tensors on cuda:0 "
-        "(when checking argument in method wrapper_CUDA_mv)",
+        "Expected all tensors to be on the same device, but got mat2 is on cpu, different from other tensors on cuda:0 "
+        "(when checking argument in method wrapper_CUDA_mm)",
     ]
     assert "program.py:11: UserWarning: dry run: .item()" in done.stderr
     assert done.stderr.count("UserWarning") == 4, "one for each line"

@@ -134,6 +134,7 @@ def test_first_use_of_a_gpu_where_gradients_are_off() -> None:
     """As in a pipeline of a program that installs Weft after it imported torch and trained on the CPU."""
     program = """
         import torch
+        from torch._dynamo.device_interface import CudaInterface  # as transformers imports it
         (torch.ones(2, requires_grad=True) * 3).sum().backward()
         import weft
         weft.install("h100", children=False)
@@ -142,11 +143,13 @@ def test_first_use_of_a_gpu_where_gradients_are_off() -> None:
         weight = torch.ones(2, device="cuda", requires_grad=True)
         (weight * 2).sum().backward()
         print(weight.grad.tolist())
+        raw = CudaInterface.get_raw_stream(0)
+        print(CudaInterface.exchange_device(0), CudaInterface.Stream is torch.cuda.Stream, raw)
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:2] == ["3.0", "[2.0, 2.0]"]
+    assert done.stdout.splitlines() == ["3.0", "[2.0, 2.0]", "0 True 0"]
 
 
 def test_weft_run_inside_weft_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ torch = pytest.importorskip("torch")
 import weft  # noqa: E402
 from weft.errors import CompileError, IllegalAddressError, UnsupportedError  # noqa: E402
 from weft.frontends.cuda_cpp import compile_cuda  # noqa: E402
+from weft.frontends.cuda_cpp.toolkit import find_toolkit  # noqa: E402
 from weft.frontends.torch.cuda_sources import split_source  # noqa: E402
 
 SOURCES = Path(__file__).parent / "torch_sources"
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+needs_nvrtc = pytest.mark.skipif(find_toolkit(os.environ) is None, reason="NVRTC is not installed")
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("c++") and shutil.which("ninja") and find_toolkit(os.environ)),
+    reason="extensions need a C++ compiler, ninja and NVRTC",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,6 +71,7 @@ def test_each_side_gets_its_own() -> None:
     assert "__syncthreads" not in halves.host and "<<<" not in halves.host.replace('"<<<"', "")
 
 
+@needs_nvrtc
 def test_macros_that_stand_for_qualifiers() -> None:
     text = "#define HD __host__ __device__\n#define DEV __device__ inline\n"
     text += "HD int a() { return 1; }\nDEV int b() { return 2; }\n"

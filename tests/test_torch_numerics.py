@@ -27,6 +27,8 @@ def switches() -> Iterator[None]:
     """PyTorch's first settings, before and after each test."""
 
     def reset() -> None:
+        # Another test may have imported PyTorch's own, which forbid to set switches.
+        torch.backends.__allow_nonbracketed_mutation_flag = True
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cuda.matmul.allow_fp16_accumulation = False

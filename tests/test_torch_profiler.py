@@ -17,6 +17,25 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule 
 import weft  # noqa: E402
 from weft import timeline  # noqa: E402
 
+INCREMENT = """
+.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry inc(.param .u64 x)
+{
+    .reg .b64 %a<3>;
+    .reg .b32 %t;
+    .reg .f32 %f;
+    ld.param.u64 %a0, [x];
+    mov.u32 %t, %tid.x;
+    mul.wide.u32 %a1, %t, 4;
+    add.s64 %a2, %a0, %a1;
+    ld.global.f32 %f, [%a2];
+    add.f32 %f, %f, 0f3F800000;
+    st.global.f32 [%a2], %f;
+    ret;
+}
+"""
 BOTH = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
 
 
@@ -173,7 +192,7 @@ def test_collection_can_be_switched() -> None:
 
 def test_graphs_and_kernels_of_ones_own() -> None:
     gpu = weft.virtual_device()
-    kernel = gpu.compile('extern "C" __global__ void inc(float* x) { x[threadIdx.x] += 1; }')["inc"]
+    kernel = gpu.load(INCREMENT)["inc"]
     x, graph = torch.zeros(32, device="cuda"), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         y = x * 2

@@ -36,7 +36,7 @@ _UNINITIALISED = frozenset("""
     empty empty_like empty_permuted empty_strided new_empty new_empty_strided resize_ resize_as_
 """.split())
 # Their results are drawn: the two devices have generators of their own.
-_RANDOM = frozenset("""
+RANDOM = frozenset("""
     bernoulli multinomial normal rand_like randint randint_like randn randn_like uniform exponential cauchy geometric
     log_normal nn.functional.dropout nn.functional.dropout2d nn.functional.dropout3d nn.functional.alpha_dropout
     nn.functional.feature_alpha_dropout nn.functional.fractional_max_pool2d nn.functional.fractional_max_pool3d
@@ -91,6 +91,8 @@ def operators() -> list[Any]:
     """The database."""
     from torch.testing._internal.common_methods_invocations import op_db
 
+    # That import lets PyTorch refuse to set its switches outside of context managers.
+    torch.backends.__allow_nonbracketed_mutation_flag = True
     return list(op_db)
 
 
@@ -249,7 +251,7 @@ class Checker:
     def __init__(self, op: Any, dtype: str, samples: int | None, aspects: tuple[str, ...] = ASPECTS):
         self.op, self.dtype, self.samples, self.aspects = op, getattr(torch, dtype), samples, aspects
         self.outcome = Outcome(name_of(op), dtype)
-        self.values = op.name not in _UNINITIALISED and op.name not in _RANDOM
+        self.values = op.name not in _UNINITIALISED and op.name not in RANDOM
         self.on_cuda = self.dtype in op.supported_dtypes(DEVICE)
         self.backward = op.supports_autograd and self.dtype in op.supported_backward_dtypes("cpu")
 

@@ -1,14 +1,16 @@
 """What tests/test_torch_distributed.py runs in several processes: `weft run --gpus 2 tests/torch_ranks.py PART...`.
 
 Every part is a function of the rank and its device; it compares what two ranks compute with what one process does.
-Where no launcher has set RANK, the program starts two ranks itself. TORCH_RANKS_STORE says where they meet, if it is not
-where torch.distributed's own variables say.
+Where no launcher has set RANK, the program starts two ranks itself. TORCH_RANKS_STORE says where they meet, if not
+where torch.distributed's own variables do.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.util
 import os
+import shutil
 import sys
 import tempfile
 import warnings
@@ -41,6 +43,16 @@ def expect_error(kind: type[BaseException], text: str, action) -> None:
         assert text in str(error), (text, error)
     else:
         raise AssertionError(f"no {kind.__name__} with {text!r}")
+
+
+def shared_folder(rank: int) -> str:
+    """The same new folder on all ranks, which goes when rank 0 ends."""
+    folders: list = [None]
+    if rank == 0:
+        folders = [tempfile.mkdtemp()]
+        multiprocessing.util.Finalize(None, shutil.rmtree, (folders[0], True), exitpriority=0)
+    dist.broadcast_object_list(folders, 0)
+    return folders[0]
 
 
 def make_model(device: torch.device, width: int = 8) -> nn.Module:
@@ -235,10 +247,8 @@ def eager(rank: int, device: torch.device) -> None:
     """A job whose default group is bound to a device: its subgroups are split from it."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    folders: list = [tempfile.mkdtemp() if rank == 0 else None]
-    dist.broadcast_object_list(folders, 0)
+    place = f"file://{shared_folder(rank)}/store"
     dist.destroy_process_group()
-    place = f"file://{folders[0]}/store"
     dist.init_process_group("nccl", rank=rank, world_size=WORLD, init_method=place, device_id=device)
     mesh = init_device_mesh("cuda", (1, 2), mesh_dim_names=("data", "model"))
     x = torch.full((2,), rank + 1.0, device=device)
@@ -355,6 +365,29 @@ def overlap(rank: int, device: torch.device) -> None:
     assert updates and all(span.start >= end for span in updates)
 
 
+def prefetch(rank: int, device: torch.device) -> None:
+    """fully_shard gathers a layer's parameters while the layer before it computes, and reduces gradients meanwhile."""
+    from torch.distributed.fsdp import fully_shard
+
+    import weft
+
+    model = nn.Sequential(*[nn.Linear(1024, 1024, bias=False) for _ in range(4)]).to(device)
+    for layer in (*model, model):
+        fully_shard(layer)
+    batch = torch.randn(1024, 1024, device=device)
+    torch.cuda.nvtx.mark("fully sharded")
+    model(batch).sum().backward()
+    spans = weft.timeline.current().spans()
+    spans = spans[next(place for place, span in enumerate(spans) if span.name == "fully sharded") :]
+    products = [span for span in spans if span.name == "gemm"]
+    for kind, least in (("all_gather", 4), ("reduce_scatter", 3)):
+        found = [span for span in spans if span.name == kind]
+        beside = [one for one in found if any(one.start < other.start + other.seconds and
+                                              other.start < one.start + one.seconds for other in products)]  # fmt: skip
+        assert len(found) >= 4 and len(beside) >= least, (kind, found, products)
+        assert {span.stream for span in found}.isdisjoint({0}), "neither is on the stream of the products"
+
+
 def links(rank: int, device: torch.device) -> None:
     """Ranks of one server speak over the chip's own link, those of two over the network; a message has its stream."""
     import weft
@@ -453,15 +486,14 @@ def fsdp(rank: int, device: torch.device) -> None:
         assert found.grad.dtype == torch.float32
         expect(found.grad.full_tensor(), expected.grad, rtol=5e-2, atol=5e-3)
     optimiser.step()
-    places: list = [tempfile.mkdtemp() if rank == 0 else None]
-    dist.broadcast_object_list(places, 0)
+    place = shared_folder(rank)
     model_state, optimiser_state = get_state_dict(mixed, optimiser)
-    checkpoint.save({"model": model_state, "optimiser": optimiser_state}, checkpoint_id=places[0])
+    checkpoint.save({"model": model_state, "optimiser": optimiser_state}, checkpoint_id=place)
     other = shard(make_model(device), mp_policy=policy)
     other_optimiser = torch.optim.AdamW(other.parameters(), 1e-2)
     model_state, optimiser_state = get_state_dict(other, other_optimiser)
     state = {"model": model_state, "optimiser": optimiser_state}
-    checkpoint.load(state, checkpoint_id=places[0])
+    checkpoint.load(state, checkpoint_id=place)
     set_state_dict(other, other_optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
     for found, expected in zip(other.parameters(), mixed.parameters()):
         expect(found.to_local(), expected.to_local().cpu())
@@ -561,8 +593,8 @@ def dies(rank: int, device: torch.device) -> None:
 PARTS = {
     part.__name__: part
     for part in (
-        reductions, movements, batches, refusals, groups, eager, ddp, ddp_mixed, overlap, links, graphs, random_numbers,
-        fsdp, tensor_parallel, pipeline, data_parallel, dies,
+        reductions, movements, batches, refusals, groups, eager, ddp, ddp_mixed, overlap, prefetch, links, graphs,
+        random_numbers, fsdp, tensor_parallel, pipeline, data_parallel, dies,
     )
 }  # fmt: skip
 

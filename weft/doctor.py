@@ -234,6 +234,16 @@ def find_torch_helper() -> Finding:
     return Finding("PyTorch helper", "ok", "not built; programs run without it, with more time per operator", advice)
 
 
+def find_extension_tools() -> Finding:
+    """Whether torch.utils.cpp_extension can build extensions with .cu files: a C++ compiler, nm and ninja."""
+    tools = (os.environ.get("CXX", "c++").split()[0], "nm", "ninja")
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        detail = f"not found: {', '.join(missing)}; PyTorch's C++ extensions cannot be built"
+        return Finding("C++ extensions", "note", detail, "apt-get install g++; pip install ninja")
+    return Finding("C++ extensions", "ok", f"{', '.join(tools)}: torch.utils.cpp_extension.load works, with NVRTC")
+
+
 def find_real_gpu() -> Finding:
     from weft.install import find_real_gpus
 
@@ -302,7 +312,8 @@ def examine() -> list[Finding]:
     found = [Finding("Weft", "ok", f"{__version__} ({Path(__file__).parent})")]
     steps: tuple[Callable[[], Finding], ...] = (
         find_python, find_platform, find_processor, find_threads, find_memory, find_llvm, find_cache, find_nvrtc,
-        find_headers, find_clang, find_triton, find_torch_helper, find_real_gpu,
+        find_headers, find_clang, find_triton, find_torch_helper, find_extension_tools,
+        find_real_gpu,
     )  # fmt: skip
     found += [step() for step in steps]
     found.append(find_cuda_compiler(found))

@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from weft.frontends.torch.versions import check_version
+from weft.frontends.torch.versions import check_installed, check_version
 
 __all__ = ["arm", "attach", "change_devices", "check_version"]
 
@@ -51,8 +51,12 @@ class _CudaFinder(MetaPathFinder):
 
 
 def arm() -> None:
-    """Waits for the import of torch.cuda, which comes in the middle of torch's."""
+    """Waits for the import of torch.cuda, which comes in the middle of torch's.
+
+    Raises UnsupportedError, before any of torch is loaded, for a version or a build that was not tried.
+    """
     if "torch.cuda" not in sys.modules:
+        check_installed()
         sys.meta_path.insert(0, _CudaFinder())
 
 

@@ -148,7 +148,7 @@ def needs_as_bits(name: str) -> int:
     needs = needs_of(name)
     bits = FREE * needs.free | STRIDES * needs.strides | OUTPUTS * needs.outputs
     own = name not in precision.OF_HALF and precision.choose_function(name) is not None
-    own |= name not in refusals.REFUSED and bool(refusals.check_lines(name, "a0"))
+    own |= refusals.key_of(name) not in refusals.REFUSED and bool(refusals.check_lines(name, "a0"))
     own |= bool(alerts.check_lines(name)) or name in LAZY_RESULTS
     return bits | MULTIPLIES * (needs.family in MULTIPLYING) | PYTHON * own
 
@@ -161,8 +161,9 @@ def choose_operators(entries: Iterable[str], views: Iterable[str]) -> list[tuple
 
     chosen = [(name, VIEW) for name in views]
     for name in entries:
-        flags = NO_HALF * (name in precision.OF_HALF or name in refusals.HALF_REFUSED)
-        flags |= NO_INTEGERS * (name in refusals.INTEGERS_REFUSED)
+        refused = refusals.key_of(name)
+        flags = NO_HALF * (name in precision.OF_HALF or refused in refusals.HALF_REFUSED)
+        flags |= NO_INTEGERS * (refused in refusals.INTEGERS_REFUSED)
         arguments = find_operator(name)._schema.arguments
         if not any(argument.is_out or _is_special(str(argument.type)) for argument in arguments):
             chosen.append((name, flags))

@@ -102,8 +102,19 @@ def _nansum_of_complex(data: Tensor, dim: Any = None, keepdim: bool = False, *, 
     return found if out is None else out.resize_(found.shape).copy_(found)
 
 
+def _softmax_gradient(name: str) -> Any:
+    """Where softmax gave float32 for half inputs: the gradient in float32, rounded to the inputs' type."""
+
+    def gradient(grad_output: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
+        return getattr(torch.ops.aten, name)(grad_output, output, dim, output.dtype).to(input_dtype)
+
+    return gradient
+
+
 # operator -> (part of the CPU's error, function of host twins)
 _OTHERWISE: dict[str, tuple[str, Any]] = {
+    "_softmax_backward_data": ("expected scalar type", _softmax_gradient("_softmax_backward_data")),
+    "_log_softmax_backward_data": ("expected scalar type", _softmax_gradient("_log_softmax_backward_data")),
     "abs": ("not implemented for 'Bool'", _abs_of_bool),
     "trace": ("not implemented for 'Bool'", _trace_of_bool),
     "nansum": ("does not support complex inputs", _nansum_of_complex),

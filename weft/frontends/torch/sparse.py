@@ -12,6 +12,7 @@ import torch
 
 from weft.frontends.torch.recording import record
 from weft.frontends.torch.tensors import Tensor, cpu_device, find_devices, to_cuda, to_cuda_anything, to_host
+from weft.model.operators import needs_of
 
 _C = torch._C
 _KEYS = {
@@ -151,7 +152,7 @@ def make_sparse_kernel(name: str, operator: Any, key: str) -> Any:
             final = targets[0] if len(targets) == 1 else tuple(targets)
         else:
             final = to_cuda_anything(result, index)
-        if key == "NestedTensorCPU":
+        if key == "NestedTensorCPU" or needs_of(name).strides:
             record(name, tuple(_flat(value) for value in args), {}, _flat(final), index)
         else:
             record(name, args, kwargs, final, index)
@@ -221,10 +222,15 @@ KERNELS = {name: _make_factory(name) for name in ("_nested_from_padded", "_neste
 
 
 def _flat(value: Any) -> Any:
-    """A nested tensor's buffer, which has a shape; other values as they are."""
-    if isinstance(value, Tensor) and value.is_nested:
+    """A tensor's memory as one dense tensor, which has a shape and strides: a nested tensor's buffer, a sparse one's
+    values; other values as they are."""
+    if not isinstance(value, Tensor):
+        return tuple(_flat(entry) for entry in value) if type(value) in (list, tuple) else value
+    if value.is_nested:
         return _parts_of_nested(value)[0]
-    return tuple(_flat(entry) for entry in value) if type(value) in (list, tuple) else value
+    if value.layout is torch.sparse_coo:
+        return _parts(value, "SparseCPU", ("_values",))[0]
+    return value if value.layout is torch.strided else _parts(value, "SparseCsrCPU", ("values",))[0]
 
 
 def _device_in(kwargs: dict) -> int:

@@ -7,6 +7,7 @@ for the versions it was tried with only.
 from __future__ import annotations
 
 import re
+from importlib.metadata import PackageNotFoundError, version
 
 from weft.errors import UnsupportedError
 
@@ -37,3 +38,13 @@ def check_version(text: str, cuda: str | None = None) -> None:
             f"PyTorch {text} is built for CUDA {cuda}; Weft's virtual GPUs need the CPU build ({RANGE}): "
             f'pip install "{RANGE}" --index-url https://download.pytorch.org/whl/cpu'
         )
+
+
+def check_installed() -> None:
+    """check_version for what the installed package says of itself; a torch without a package is checked when loaded."""
+    try:
+        text = version("torch")
+    except PackageNotFoundError:
+        return
+    built_for = re.search(r"\+cu(\d+)(\d)$", text)
+    check_version(text, f"{built_for[1]}.{built_for[2]}" if built_for else None)

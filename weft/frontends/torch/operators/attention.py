@@ -330,6 +330,14 @@ def flash_backward(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, 
 def efficient_forward(query: Tensor, key: Tensor, value: Tensor, attn_bias: Tensor | None, compute_log_sumexp: bool,
                       dropout_p: float = 0.0, is_causal: bool = False, *,
                       scale: float | None = None) -> tuple:  # fmt: skip
+    result = _efficient_forward(query, key, value, attn_bias, compute_log_sumexp, dropout_p, is_causal, scale)
+    given = (query, key, value, attn_bias, compute_log_sumexp, dropout_p, is_causal)
+    record("_scaled_dot_product_efficient_attention", given, {"scale": scale}, result, query.get_device())
+    return result
+
+
+def _efficient_forward(query: Tensor, key: Tensor, value: Tensor, attn_bias: Tensor | None, compute_log_sumexp: bool,
+                       dropout_p: float, is_causal: bool, scale: float | None) -> tuple:  # fmt: skip
     index = query.get_device()
     with _C.DisableTorchFunction():
         mask = None if attn_bias is None else to_host(attn_bias)
@@ -340,10 +348,6 @@ def efficient_forward(query: Tensor, key: Tensor, value: Tensor, attn_bias: Tens
             to_cuda(_arrange_by_length(output), index), to_cuda(_pad_sums(sums, compute_log_sumexp), index),
             *_seed_tensors(seed, index, False),
         )  # fmt: skip
-    record(
-        "_scaled_dot_product_efficient_attention",
-        (query, key, value, attn_bias, compute_log_sumexp, dropout_p, is_causal), {"scale": scale}, result, index,
-    )  # fmt: skip
     return result
 
 
@@ -351,6 +355,16 @@ def efficient_backward(grad_out_: Tensor, query: Tensor, key: Tensor, value: Ten
                        out: Tensor, logsumexp: Tensor, philox_seed: Tensor, philox_offset: Tensor, dropout_p: float,
                        grad_input_mask: list[bool], is_causal: bool = False, *,
                        scale: float | None = None) -> tuple:  # fmt: skip
+    given = (grad_out_, query, key, value, attn_bias, out, logsumexp, philox_seed, philox_offset, dropout_p,
+             grad_input_mask, is_causal)  # fmt: skip
+    result = _efficient_backward(*given, scale)
+    record("_scaled_dot_product_efficient_attention_backward", given, {"scale": scale}, result, query.get_device())
+    return result
+
+
+def _efficient_backward(grad_out_: Tensor, query: Tensor, key: Tensor, value: Tensor, attn_bias: Tensor | None,
+                        out: Tensor, logsumexp: Tensor, philox_seed: Tensor, philox_offset: Tensor, dropout_p: float,
+                        grad_input_mask: list[bool], is_causal: bool, scale: float | None) -> tuple:  # fmt: skip
     index = query.get_device()
     if not grad_out_.numel():
         return (None, None, None, None)
@@ -367,32 +381,34 @@ def efficient_backward(grad_out_: Tensor, query: Tensor, key: Tensor, value: Ten
             to_cuda(tensor, index) if tensor is not None and wanted else None
             for tensor, wanted in zip((*arranged, found[3]), grad_input_mask)
         )
-    record(
-        "_scaled_dot_product_efficient_attention_backward",
-        (grad_out_, query, key, value, attn_bias, out, logsumexp, philox_seed, philox_offset, dropout_p,
-         grad_input_mask, is_causal), {"scale": scale}, result, index,
-    )  # fmt: skip
     return result
 
 
 def cudnn_forward(query: Tensor, key: Tensor, value: Tensor, attn_bias: Tensor | None, compute_log_sumexp: bool,
                   dropout_p: float = 0.0, is_causal: bool = False, return_debug_mask: bool = False, *,
                   scale: float | None = None) -> tuple:  # fmt: skip
-    output, sums, seed, offset = efficient_forward(
-        query, key, value, attn_bias, True, dropout_p, is_causal, scale=scale
+    output, sums, seed, offset = _efficient_forward(
+        query, key, value, attn_bias, True, dropout_p, is_causal, scale
     )
     sums = sums[..., : query.size(2)].unsqueeze(-1).contiguous()
-    return (output, sums, None, None, query.size(2), key.size(2), seed, offset, None)
+    result = (output, sums, None, None, query.size(2), key.size(2), seed, offset, None)
+    given = (query, key, value, attn_bias, compute_log_sumexp, dropout_p, is_causal, return_debug_mask)
+    record("_scaled_dot_product_cudnn_attention", given, {"scale": scale}, result, query.get_device())
+    return result
 
 
 def cudnn_backward(grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, logsumexp: Tensor,
                    philox_seed: Tensor, philox_offset: Tensor, attn_bias: Tensor, cum_seq_q: Any, cum_seq_k: Any,
                    max_q: int, max_k: int, dropout_p: float, is_causal: bool, *,
                    scale: float | None = None) -> tuple:  # fmt: skip
-    return efficient_backward(
+    result = _efficient_backward(
         grad_out, query, key, value, attn_bias, out, logsumexp.squeeze(-1), philox_seed, philox_offset, dropout_p,
-        [True, True, True, False], is_causal, scale=scale,
+        [True, True, True, False], is_causal, scale,
     )[:3]  # fmt: skip
+    given = (grad_out, query, key, value, out, logsumexp, philox_seed, philox_offset, attn_bias, cum_seq_q, cum_seq_k,
+             max_q, max_k, dropout_p, is_causal)  # fmt: skip
+    record("_scaled_dot_product_cudnn_attention_backward", given, {"scale": scale}, result, query.get_device())
+    return result
 
 
 # ---------------------------------------------------------------- sequences of different lengths, packed

@@ -171,14 +171,6 @@ def log_softmax(data: Tensor, dim: int, half_to_float: bool) -> Tensor:
     return torch._log_softmax(data.float() if half_to_float else data, dim, False)
 
 
-def softmax_backward(grad_output: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
-    return _aten._softmax_backward_data(grad_output, output, dim, output.dtype).to(input_dtype)
-
-
-def log_softmax_backward(grad_output: Tensor, output: Tensor, dim: int, input_dtype: torch.dtype) -> Tensor:
-    return _aten._log_softmax_backward_data(grad_output, output, dim, output.dtype).to(input_dtype)
-
-
 # ---------------------------------------------------------------- the choice
 # These differ for half inputs alone.
 OF_HALF: dict[str, Host] = {

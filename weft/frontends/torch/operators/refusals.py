@@ -49,13 +49,20 @@ def refuse_dims() -> None:
     raise RuntimeError(f"CUDA Tensors cannot have more than {MAX_DIMS} dimensions")
 
 
+def key_of(name: str) -> str:
+    """The name under which an operator, its in-place form or its out= form stands in the table."""
+    base = name.partition(".")[0]
+    return base[:-1] if base.endswith("_") else base
+
+
 def check_lines(name: str, variable: str) -> list[str]:
     """Lines that refuse types, or too many dimensions, of an operator's first tensor, which is in `variable`."""
     if name.partition(".")[0] == "median":
         return [f"if {variable}.dim() >= {MAX_DIMS}:", "    refuse_dims()"]
-    if name not in REFUSED:
+    key = key_of(name)
+    if key not in REFUSED:
         return []
-    return [f"if {variable}.dtype in refused_types[{name!r}][0]:", f"    refuse_type({name!r}, {variable})"]
+    return [f"if {variable}.dtype in refused_types[{key!r}][0]:", f"    refuse_type({key!r}, {variable})"]
 
 
 def refuse_type(name: str, tensor: Any) -> None:
