@@ -232,6 +232,21 @@ def test_graphs_replay_on_the_same_memory() -> None:
         assert buffer.tolist() == [21 + count, 41 + count, 61 + count] and weight[0].item() == 1 + count
 
 
+def test_a_capture_runs_nothing() -> None:
+    x, y, out = torch.ones(4, device="cuda"), torch.zeros(4, device="cuda"), torch.zeros(4, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        x.add_(1)
+        made = (x * 2).mul_(2)
+        torch.add(x, x, out=out)
+        y[1:3].copy_(x[:2])
+    assert (x == 1).all() and (y == 0).all() and (out == 0).all()
+    for turn in (2, 3):
+        graph.replay()
+        assert x.tolist() == [turn] * 4 and y.tolist() == [0, turn, turn, 0]
+        assert made.tolist() == [4 * turn] * 4 and out.tolist() == [2 * turn] * 4
+
+
 def test_graphs_draw_new_random_numbers() -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

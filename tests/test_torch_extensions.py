@@ -114,7 +114,11 @@ def filters(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from torch.utils.cpp_extension import load
 
     folder = tmp_path_factory.mktemp("filters")
-    return load("weft_test_filters", [str(SOURCES / "filters.cu")], build_directory=str(folder), extra_cflags=["-O0"])
+    with torch._subclasses.FakeTensorMode():
+        shape_only = torch.empty(3, device="cuda")  # among the tensors that live, but without memory
+    made = load("weft_test_filters", [str(SOURCES / "filters.cu")], build_directory=str(folder), extra_cflags=["-O0"])
+    assert shape_only.device.type == "cuda"
+    return made
 
 
 @needs_compiler

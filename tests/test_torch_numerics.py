@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
+from torch_opinfo import allow_switches  # noqa: E402
 
 import weft  # noqa: E402
 
@@ -27,8 +28,7 @@ def switches() -> Iterator[None]:
     """PyTorch's first settings, before and after each test."""
 
     def reset() -> None:
-        # Another test may have imported PyTorch's own, which forbid to set switches.
-        torch.backends.__allow_nonbracketed_mutation_flag = True
+        allow_switches()  # another test may have imported the database
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cuda.matmul.allow_fp16_accumulation = False
@@ -84,8 +84,8 @@ def test_tf32_products(how: str) -> None:
 
 
 def test_tf32_error_is_the_one_that_pytorch_measured() -> None:
-    """PyTorch's note on CUDA semantics: products of 10240 normal numbers have a mean of 80.7277 in size and, over 1e8
-    results, a largest error of 0.1747, which is 5.87 standard deviations of 0.0297. Cutting bits off would double it."""
+    """PyTorch's note on CUDA semantics: products of 10240 normal numbers have a mean size of 80.7277 and, over 1e8
+    results, a largest error of 0.1747: 5.87 standard deviations of 0.0297. Cutting bits off would double it."""
     torch.manual_seed(0)
     a, b = torch.randn(128, 10240, device="cuda"), torch.randn(10240, 128, device="cuda")
     torch.backends.cuda.matmul.allow_tf32 = True

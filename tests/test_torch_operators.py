@@ -163,13 +163,16 @@ def test_kernels_for_what_cuda_has() -> None:
 
 def test_integers_are_refused_where_cuda_refuses_them() -> None:
     a = torch.ones(2, 2, dtype=torch.int64, device="cuda")
-    for work, name in (
-        (lambda: a @ a, "addmm_cuda"), (lambda: torch.bmm(a[None], a[None]), "baddbmm_cuda"), (lambda: a[0] @ a[0], "dot"),
-        (lambda: a @ a[0], "addmv_impl_cuda"), (lambda: F.max_pool2d(a[None], 2), "max_pool2d_with_indices_out_cuda_frame"),
-    ):  # fmt: skip
+    for name, work in {
+        "addmm_cuda": lambda: a @ a,
+        "baddbmm_cuda": lambda: torch.bmm(a[None], a[None]),
+        "dot": lambda: a[0] @ a[0],
+        "addmv_impl_cuda": lambda: a @ a[0],
+        "max_pool2d_with_indices_out_cuda_frame": lambda: F.max_pool2d(a[None], 2),
+    }.items():
         with pytest.raises(NotImplementedError, match=f"\"{name}\" not implemented for 'Long'"):
             work()
-    with pytest.raises(NotImplementedError, match="Could not run 'aten::histogram.bin_ct' with arguments from the 'CUDA'"):
+    with pytest.raises(NotImplementedError, match="Could not run 'aten::histogram.bin_ct' .* the 'CUDA' backend"):
         torch.histogram(torch.ones(3, device="cuda"), 2)
 
 
@@ -212,7 +215,12 @@ def test_attention_by_every_backend(backend: str, causal: bool) -> None:
     finally:
         recorder.remove(listen)
     expected = attend(*wide, mask)
-    word = {"FLASH_ATTENTION": "flash", "EFFICIENT_ATTENTION": "efficient", "CUDNN_ATTENTION": "cudnn", "MATH": "softmax"}
+    word = {
+        "FLASH_ATTENTION": "flash",
+        "EFFICIENT_ATTENTION": "efficient",
+        "CUDNN_ATTENTION": "cudnn",
+        "MATH": "softmax",
+    }
     assert any(word[backend] in name for name in ran), ran
     torch.testing.assert_close(found.double().cpu(), expected.detach(), rtol=1e-2, atol=2e-3)
     weights = torch.randn(2, 4, 9, 16).half()
@@ -320,8 +328,8 @@ def test_sparse_products(layout: torch.layout) -> None:
     torch.testing.assert_close(there.cpu().to_dense(), dense)
     for found, expected in (
         (there @ other.cuda(), dense @ other), (torch.sparse.mm(there, other.cuda()), dense @ other),
-        (there @ other[:, 0].cuda(), dense @ other[:, 0]), (torch.addmm(torch.ones(6, 3).cuda(), there, other.cuda(), beta=2),
-        2 + dense @ other),
+        (there @ other[:, 0].cuda(), dense @ other[:, 0]),
+        (torch.addmm(torch.ones(6, 3).cuda(), there, other.cuda(), beta=2), 2 + dense @ other),
     ):  # fmt: skip
         torch.testing.assert_close(found.cpu(), expected)
     torch.testing.assert_close((there * 2).to_dense().cpu(), dense * 2)
@@ -430,8 +438,9 @@ def test_capturable_optimisers_keep_their_steps_on_the_device() -> None:
         assert optimiser.state[leaf]["step"].is_cuda and optimiser.state[leaf]["step"].item() == 1
 
 
-@pytest.mark.parametrize("name", ["cholesky", "qr", "svd", "eigh", "eig", "lu", "lu_factor", "ldl_factor", "inv", "solve",
-                                  "lstsq", "pinv", "det", "matrix_exp"])  # fmt: skip
+@pytest.mark.parametrize("name", """
+    cholesky qr svd eigh eig lu lu_factor ldl_factor inv solve lstsq pinv det matrix_exp
+""".split())  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
 def test_linear_algebra(name: str, dtype: torch.dtype) -> None:
     """Each factorisation multiplied out again."""

@@ -34,7 +34,7 @@ _NO_KERNEL = re.compile("not implemented for|Could not run 'aten::")
 # Their results are whatever the memory held.
 _UNINITIALISED = frozenset("""
     empty empty_like empty_permuted empty_strided new_empty new_empty_strided resize_ resize_as_
-""".split())
+""".split())  # fmt: skip
 # Their results are drawn: the two devices have generators of their own.
 RANDOM = frozenset("""
     bernoulli multinomial normal rand_like randint randint_like randn randn_like uniform exponential cauchy geometric
@@ -42,7 +42,7 @@ RANDOM = frozenset("""
     nn.functional.feature_alpha_dropout nn.functional.fractional_max_pool2d nn.functional.fractional_max_pool3d
     nn.functional.rrelu nn.functional.gumbel_softmax nn.functional.multi_head_attention_forward
     nn.functional.scaled_dot_product_attention svd_lowrank pca_lowrank
-""".split())
+""".split())  # fmt: skip
 # Their tensors of indices stay on the host, as PyTorch demands.
 _HOST_INDICES = frozenset(("tensor_split",))
 
@@ -91,9 +91,13 @@ def operators() -> list[Any]:
     """The database."""
     from torch.testing._internal.common_methods_invocations import op_db
 
-    # That import lets PyTorch refuse to set its switches outside of context managers.
-    torch.backends.__allow_nonbracketed_mutation_flag = True
+    allow_switches()
     return list(op_db)
+
+
+def allow_switches() -> None:
+    """Undoes what the database's import does: PyTorch refuses then to set switches of torch.backends."""
+    torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 
 def name_of(op: Any) -> str:

@@ -28,7 +28,7 @@ NEEDED = 0.98
 
 
 def sweep_part(options: argparse.Namespace) -> dict[str, Any]:
-    """Every `parts`-th operator. JSON values: outcomes, and the ATen operators that ran with whether they are priced."""
+    """Every `parts`-th operator, as JSON: outcomes, and the ATen operators that ran with whether they are priced."""
     import weft
 
     weft.install(options.gpu)
@@ -67,7 +67,9 @@ def run_parts(options: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{part}.json" for part in range(options.processes)]
         children = [
-            subprocess.Popen([sys.executable, __file__, *given, "--part", f"{part}/{options.processes}", "--into", file])
+            subprocess.Popen(
+                [sys.executable, __file__, *given, "--part", f"{part}/{options.processes}", "--into", file]
+            )
             for part, file in enumerate(files)
         ]
         codes = [child.wait() for child in children]

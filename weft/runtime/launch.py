@@ -48,8 +48,9 @@ WORKSPACE_BYTES = 4096  # of the grid barrier in cooperative launches
 
 # Called after every launch, where there is one: weft.timeline puts itself here while it records.
 observer: Callable[[PreparedLaunch], None] | None = None
-# Called after every launch with its arguments and options, while a front end captures a graph of launches.
-capture: Callable[[PreparedLaunch, tuple, dict[str, Any]], None] | None = None
+# Called before every launch with its arguments and options, while a front end captures a graph of launches; what it
+# returns is called after the launch.
+capture: Callable[[PreparedLaunch, tuple, dict[str, Any]], Callable[[], None]] | None = None
 
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _LAUNCH_BYTES = ctypes.sizeof(abi.Launch)
@@ -270,6 +271,7 @@ class PreparedLaunch:
         ArgumentPacker.pack raises for bad arguments, the errors of weft.errors for a shape that the chip refuses or a
         fault in the kernel, KeyboardInterrupt after Ctrl-C. The device works afterwards in every case.
         """
+        captured = None if capture is None else capture(self, args, options)
         if options:
             self._launch_with(args, options)
         else:
@@ -283,8 +285,8 @@ class PreparedLaunch:
                     self._prepare()
                 self._packer.pack(device.parameter_view, args)
                 self._execute(device.time_limit)
-        if capture is not None:
-            capture(self, args, options)
+        if captured is not None:
+            captured()
 
     def _launch_with(self, args: tuple, options: dict[str, Any]) -> None:
         unknown = options.keys() - {

@@ -1,7 +1,8 @@
 """CUDA graphs: operators captured once, run again on the same memory at each replay.
 
-While a graph is captured, operators run as ever and are noted with their arguments. A replay runs each again and copies
-what it returns into the memory of the captured result. That memory belongs to the graph, as on a GPU: tensors that the
+While a graph is captured, operators run as ever and are noted with their arguments; what they write into memory that is
+older than the capture is put back at its end. A replay runs each again and copies what it returns into the memory of
+the captured result. That memory belongs to the graph, as on a GPU: tensors that the
 program lets go of no longer count as allocated, but their place stays.
 """
 
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from weft.frontends.devices import LaunchCapture
 from weft.frontends.torch.gpus import current_stream, gpus
@@ -86,12 +88,53 @@ def _flat_tensors(value: Any) -> list[Any]:
     return []
 
 
+class _Undo(TorchDispatchMode):
+    """Puts back what a capture writes into memory that is older than it: on a GPU nothing runs while it is captured.
+
+    is_older: whether a CUDA tensor's memory was there before the capture.
+    """
+
+    def __init__(self, is_older: Callable[[Any], bool]):
+        super().__init__()
+        self._is_older = is_older
+        self._kept: dict[int, tuple[Any, Any]] = {}  # address of a storage -> (all of it as bytes, a copy)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        for argument, value in zip(func._schema.arguments, args):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                self.keep(value)
+        for argument in func._schema.arguments:
+            if argument.name in kwargs and argument.alias_info is not None and argument.alias_info.is_write:
+                self.keep(kwargs[argument.name])
+        return func(*args, **kwargs)
+
+    def keep(self, value: Any) -> None:
+        """Copies the memory of the CUDA tensors in `value`, once for each."""
+        from weft.frontends.torch.tensors import to_host
+
+        for tensor in _flat_tensors(value):
+            if not tensor.is_cuda or tensor.layout is not torch.strided or not tensor.numel():
+                continue
+            storage = to_host(tensor).untyped_storage()
+            address = storage.data_ptr()
+            if address not in self._kept and self._is_older(tensor):
+                whole = torch.empty(0, dtype=torch.uint8).set_(storage)
+                self._kept[address] = (whole, whole.clone())
+
+    def restore(self) -> None:
+        """Brings the memory back, after the capture."""
+        for whole, before in self._kept.values():
+            whole.copy_(before)
+        self._kept = {}
+
+
 class CudaGraph:
     """torch._C._CUDAGraph."""
 
     def __new__(cls, keep_graph: bool = False) -> Any:
         self = object.__new__(cls)
-        self._steps, self._owned, self._recorded = [], [], None
+        self._steps, self._owned, self._recorded, self._undo = [], [], None, None
         self._pool_id, self._index, self._keep, self._captured = (0, 0), 0, keep_graph, False
         return self
 
@@ -99,6 +142,7 @@ class CudaGraph:
         self._steps: list[Any]
         self._owned: list[Any]
         self._recorded: Any
+        self._undo: _Undo | None
         self._pool_id: tuple[int, int]
         self._index: int
         self._keep: bool
@@ -123,12 +167,18 @@ class CudaGraph:
             timeline.capture_begin()
         recorder.add(self._note)
         LaunchCapture.note = self._note_launch
-        runtime_launch.capture = self._note_runtime_launch
+        runtime_launch.capture = self._prepare_runtime_launch
         CaptureState.graph = self
+        self._undo = _Undo(self._is_older)
+        self._undo.__enter__()
 
     def capture_end(self) -> None:
         if CaptureState.graph is not self:
             raise RuntimeError("capture_end() called without a capture of this graph under way")
+        undo, self._undo = self._undo, None
+        if undo is not None:
+            undo.__exit__(None, None, None)
+            undo.restore()
         CaptureState.graph = None
         recorder.remove(self._note)
         LaunchCapture.note = runtime_launch.capture = None
@@ -161,6 +211,12 @@ class CudaGraph:
 
     def _note_launch(self, function: Callable[..., None], args: tuple) -> None:
         self._steps.append(_Launch(function, tuple(self._hold(value) for value in args)))
+
+    def _prepare_runtime_launch(self, launch: Any, args: tuple, options: dict[str, Any]) -> Callable[[], None]:
+        """Before a compiled kernel runs, which may write to any argument; what is returned comes after."""
+        if self._undo is not None:
+            self._undo.keep([getattr(value, "base", value) for value in args])
+        return partial(self._note_runtime_launch, launch, args, options)
 
     def _note_runtime_launch(self, launch: Any, args: tuple, options: dict[str, Any]) -> None:
         """A kernel that was launched by Weft's own interface; Triton's launcher notes its own."""
@@ -207,6 +263,14 @@ class CudaGraph:
             held = to_cuda(host, self._index)
         assert to_host(held).data_ptr() == tensor.data_ptr()
         return held
+
+    def _is_older(self, tensor: Any) -> bool:
+        """Whether memory was there before this capture."""
+        storage = tensor.untyped_storage()
+        if self._find_owner(storage.data_ptr()) is not None:
+            return False
+        allocation = storage.__dict__.get("_weft")
+        return allocation is None or allocation.block.private != self._pool_id
 
     def _find_owner(self, address: int) -> Any:
         for start, size, storage in self._owned:

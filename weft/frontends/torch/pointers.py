@@ -63,8 +63,11 @@ class LiveStorages:
         """Notes a tensor's storage."""
         if not tensor.is_cuda or tensor.layout is not torch.strided:
             return
-        found = tensor.untyped_storage()
-        address = found.data_ptr()
+        try:
+            found = tensor.untyped_storage()
+            address = found.data_ptr()
+        except RuntimeError:  # of a compiler's tensor, or a wrapper around others
+            return
         if address:
             self.known[address] = (weakref.ref(found), tuple(tensor.shape), tensor.dtype)
             if len(self.known) > self._sweep_at:

@@ -30,7 +30,8 @@ _LEFT_OUT = frozenset(("is_pinned", "_pin_memory", "set_data", "_to_copy"))
 # Operators for which CUDA has no kernel of its own (native_functions.yaml of PyTorch 2.13): PyTorch says so by itself,
 # or composes them of others.
 _CPU_ONLY = frozenset("""
-    histogram narrow_copy _histogramdd_bin_edges _histogramdd_from_bin_cts _histogramdd_from_bin_tensors slow_conv3d_forward
+    histogram narrow_copy _histogramdd_bin_edges _histogramdd_from_bin_cts _histogramdd_from_bin_tensors
+    slow_conv3d_forward
     _upsample_lanczos2d_aa _upsample_lanczos2d_aa_backward mkldnn_rnn_layer mkldnn_rnn_layer_backward to_mkldnn _spdiags
     _add_relu _add_relu_ _convert_weight_to_int4pack_for_cpu _weight_int4pack_mm_for_cpu _dyn_quant_pack_4bit_weight
     _dyn_quant_matmul_4bit _scaled_dot_product_flash_attention_for_cpu

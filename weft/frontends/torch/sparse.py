@@ -16,7 +16,8 @@ from weft.model.operators import needs_of
 
 _C = torch._C
 _KEYS = {
-    name: _C.DispatchKeySet(getattr(_C.DispatchKey, name)) for name in ("SparseCPU", "SparseCsrCPU", "QuantizedCPU", "NestedTensorCPU", "CPU")
+    name: _C.DispatchKeySet(getattr(_C.DispatchKey, name))
+    for name in ("SparseCPU", "SparseCsrCPU", "QuantizedCPU", "NestedTensorCPU", "CPU")
 }
 _make_coo = torch.ops.aten._sparse_coo_tensor_with_dims_and_tensors.default._handle.redispatch_boxed
 _copy_sparse = torch.ops.aten.copy_sparse_to_sparse_.default._handle.redispatch_boxed

@@ -7,7 +7,6 @@ documentation of torch.use_deterministic_algorithms of PyTorch 2.13; the names a
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 

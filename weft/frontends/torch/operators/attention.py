@@ -344,11 +344,10 @@ def _efficient_forward(query: Tensor, key: Tensor, value: Tensor, attn_bias: Ten
         output, sums, seed = _forward(
             to_host(query), to_host(key), to_host(value), mask, dropout_p, is_causal, scale, index
         )
-        result = (
+        return (
             to_cuda(_arrange_by_length(output), index), to_cuda(_pad_sums(sums, compute_log_sumexp), index),
             *_seed_tensors(seed, index, False),
         )  # fmt: skip
-    return result
 
 
 def efficient_backward(grad_out_: Tensor, query: Tensor, key: Tensor, value: Tensor, attn_bias: Tensor | None,
@@ -377,11 +376,10 @@ def _efficient_backward(grad_out_: Tensor, query: Tensor, key: Tensor, value: Te
             _read_seed(philox_seed, dropout_p), has_bias and grad_input_mask[3],
         )  # fmt: skip
         arranged = [_arrange_by_length(tensor) for tensor in found[:3] if tensor is not None]
-        result = tuple(
+        return tuple(
             to_cuda(tensor, index) if tensor is not None and wanted else None
             for tensor, wanted in zip((*arranged, found[3]), grad_input_mask)
         )
-    return result
 
 
 def cudnn_forward(query: Tensor, key: Tensor, value: Tensor, attn_bias: Tensor | None, compute_log_sumexp: bool,

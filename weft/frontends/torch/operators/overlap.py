@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-
-Tensor = torch.Tensor
+from torch import Tensor
 
 
 def _extent(tensor: Tensor) -> int:

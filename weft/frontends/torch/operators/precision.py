@@ -9,8 +9,8 @@ Half sums (allow_fp16_accumulation): after every 16 products the sum is rounded 
 a float16 accumulator does.
 
 Half inputs: gradients of embeddings, accumulating index_put and the gradients of layer norm are summed in float32 by
-CUDA's kernels and rounded once; the CPU's sum in the narrow type. Layer norm keeps its statistics in float32. Softmax takes float16
-and gives float32 where it is asked to.
+CUDA's kernels and rounded once; the CPU's sum in the narrow type. Layer norm keeps its statistics in float32. Softmax
+takes float16 and gives float32 where it is asked to.
 Source: ATen/native/cuda: EmbeddingBackwardKernel.cu, Indexing.cu, layer_norm_kernel.cu.
 """
 

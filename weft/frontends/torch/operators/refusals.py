@@ -67,4 +67,4 @@ def check_lines(name: str, variable: str) -> list[str]:
 
 def refuse_type(name: str, tensor: Any) -> None:
     """Raises NotImplementedError in the words of CUDA's kernels."""
-    raise NotImplementedError(f'"{REFUSED[name][1]}" not implemented for \'{_NAMES[tensor.dtype]}\'')
+    raise NotImplementedError(f"\"{REFUSED[name][1]}\" not implemented for '{_NAMES[tensor.dtype]}'")
