@@ -178,10 +178,14 @@ def step_rows(quick: bool) -> list:
     return [ratio_row(name, torch.get_num_threads(), times["cuda"], times["cpu"], "PyTorch on the CPU", STEP_BAR)]
 
 
+# As it was before `weft.install`, which lets child processes find virtual GPUs too.
+ENVIRONMENT = dict(os.environ)
+
+
 def run_child(what: str, side: str, **environment: str):
     """What this program prints when it is called with --child."""
     command = [sys.executable, __file__, "--child", what, side]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=ENVIRONMENT | environment)
     if done.returncode:
         raise RuntimeError(f"{what} of {side}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -32,7 +32,7 @@ def gpus():
 # By module: name -> an expression that is true. A name that a GPU without a driver library refuses has the error.
 TYPES = "BFloat16 Bool Byte Char Double Float Half Int Long Short".split()
 NO_GDS = (RuntimeError, "is not supported on this platform", "C.gds.gds_register_buffer(four().untyped_storage())")
-NO_ALLOCATOR = types.SimpleNamespace(allocator=None)
+NO_ALLOCATOR = types.SimpleNamespace(allocator=lambda: None)
 NO_PYNVML = (ModuleNotFoundError, "nvidia-ml-py")
 CUDA = {f"{name}Tensor": f"C.{name}Tensor(2).is_cuda" for name in TYPES}
 CUDA |= {f"{name}Storage": f"C.{name}Storage(2).device.type == 'cuda'" for name in [*TYPES, "ComplexDouble"]}

@@ -113,7 +113,10 @@ def test_a_launch_of_no_kernel_is_refused() -> None:
 def filters(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from torch.utils.cpp_extension import load
 
-    folder = tmp_path_factory.mktemp("filters")
+    base = tmp_path_factory.getbasetemp()
+    # Processes of one run share the build: PyTorch's lock lets one of them do it.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "weft_filters"
+    folder.mkdir(exist_ok=True)
     with torch._subclasses.FakeTensorMode():
         shape_only = torch.empty(3, device="cuda")  # among the tensors that live, but without memory
     made = load("weft_test_filters", [str(SOURCES / "filters.cu")], build_directory=str(folder), extra_cflags=["-O0"])
@@ -172,11 +175,16 @@ def test_kernels_are_on_the_streams_of_the_timeline(filters: Any) -> None:
 def test_graphs_replay_an_extensions_kernels(filters: Any) -> None:
     x = torch.arange(8.0, device="cuda")
     graph = torch.cuda.CUDAGraph()
+    filled = torch.zeros(4, dtype=torch.uint8, device="cuda")
     with torch.cuda.graph(graph):
-        y = filters.scaled(x, 2.0)
+        y = filters.scaled(filters.scaled(x, 2.0), 0.5) + 1  # what is between has no other owner than the graph
+        filters.fill_bytes(filled, 7)
+    filled.zero_()
     x.fill_(5)
     graph.replay()
-    assert y.tolist() == [10.0] * 8
+    assert y.tolist() == [6.0] * 8
+    assert filled.tolist() == [7] * 4
+    assert x.tolist() == [5.0] * 8
 
 
 @needs_compiler
@@ -184,6 +192,9 @@ def test_graphs_replay_an_extensions_kernels(filters: Any) -> None:
 def test_errors_pass_through_the_extension(filters: Any) -> None:
     with pytest.raises(RuntimeError, match="x must be a CUDA tensor"):
         filters.energy(torch.randn(2, 2))
+    with pytest.raises(torch.AcceleratorError, match="operation not permitted when stream is capturing"):
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            filters.own_stream(torch.ones(1, device="cuda"))
     with pytest.raises(IllegalAddressError, match=r"kernel _Z4failPf, at .*filters\.cu:\d+"):
         filters.broken()
     assert filters.scaled(torch.ones(2, device="cuda"), 4.0).tolist() == [4.0, 4.0]

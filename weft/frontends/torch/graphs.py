@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from weft.frontends.devices import LaunchCapture
 from weft.frontends.torch.gpus import current_stream, gpus
@@ -74,59 +73,18 @@ class _Step:
     def run(self) -> None:
         from weft.frontends.torch.tensors import to_host
 
-        made = _flat_tensors(self.operator(*self.args, **self.kwargs))
+        made = flat_tensors(self.operator(*self.args, **self.kwargs))
         for host, new in zip(self.results, made):
             if host is not None:
                 host.copy_(to_host(new))
 
 
-def _flat_tensors(value: Any) -> list[Any]:
+def flat_tensors(value: Any) -> list[Any]:
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, (list, tuple)):
-        return [tensor for entry in value for tensor in _flat_tensors(entry)]
+        return [tensor for entry in value for tensor in flat_tensors(entry)]
     return []
-
-
-class _Undo(TorchDispatchMode):
-    """Puts back what a capture writes into memory that is older than it: on a GPU nothing runs while it is captured.
-
-    is_older: whether a CUDA tensor's memory was there before the capture.
-    """
-
-    def __init__(self, is_older: Callable[[Any], bool]):
-        super().__init__()
-        self._is_older = is_older
-        self._kept: dict[int, tuple[Any, Any]] = {}  # address of a storage -> (all of it as bytes, a copy)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        for argument, value in zip(func._schema.arguments, args):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                self.keep(value)
-        for argument in func._schema.arguments:
-            if argument.name in kwargs and argument.alias_info is not None and argument.alias_info.is_write:
-                self.keep(kwargs[argument.name])
-        return func(*args, **kwargs)
-
-    def keep(self, value: Any) -> None:
-        """Copies the memory of the CUDA tensors in `value`, once for each."""
-        from weft.frontends.torch.tensors import to_host
-
-        for tensor in _flat_tensors(value):
-            if not tensor.is_cuda or tensor.layout is not torch.strided or not tensor.numel():
-                continue
-            storage = to_host(tensor).untyped_storage()
-            address = storage.data_ptr()
-            if address not in self._kept and self._is_older(tensor):
-                whole = torch.empty(0, dtype=torch.uint8).set_(storage)
-                self._kept[address] = (whole, whole.clone())
-
-    def restore(self) -> None:
-        """Brings the memory back, after the capture."""
-        for whole, before in self._kept.values():
-            whole.copy_(before)
-        self._kept = {}
 
 
 class CudaGraph:
@@ -142,7 +100,7 @@ class CudaGraph:
         self._steps: list[Any]
         self._owned: list[Any]
         self._recorded: Any
-        self._undo: _Undo | None
+        self._undo: Any
         self._pool_id: tuple[int, int]
         self._index: int
         self._keep: bool
@@ -169,7 +127,9 @@ class CudaGraph:
         LaunchCapture.note = self._note_launch
         runtime_launch.capture = self._prepare_runtime_launch
         CaptureState.graph = self
-        self._undo = _Undo(self._is_older)
+        from weft.frontends.torch.undo import Undo
+
+        self._undo = Undo(self._is_older)
         self._undo.__enter__()
 
     def capture_end(self) -> None:
@@ -198,11 +158,11 @@ class CudaGraph:
     def _note(self, name: str, args: tuple, result: Any, kwargs: dict, stream: int, device: int) -> None:
         from weft.frontends.torch.dispatch import find_operator
 
-        before = {id(tensor) for tensor in _flat_tensors((args, tuple(kwargs.values())))}
+        before = {id(tensor) for tensor in flat_tensors((args, tuple(kwargs.values())))}
         held_args = tuple(self._hold(value) for value in args)
         held_kwargs = {option: self._hold(value) for option, value in kwargs.items() if value is not None}
         results: list[Any] = []
-        for tensor in _flat_tensors(result):
+        for tensor in flat_tensors(result):
             if id(tensor) in before:
                 results.append(None)
             else:
@@ -214,13 +174,21 @@ class CudaGraph:
 
     def _prepare_runtime_launch(self, launch: Any, args: tuple, options: dict[str, Any]) -> Callable[[], None]:
         """Before a compiled kernel runs, which may write to any argument; what is returned comes after."""
-        if self._undo is not None:
+        if self._undo is not None and isinstance(launch.kernel.packer, RawArguments):
+            from weft.frontends.torch.pointers import tensors_in
+
+            self._undo.keep(tensors_in(args[0]))
+        elif self._undo is not None:
             self._undo.keep([getattr(value, "base", value) for value in args])
         return partial(self._note_runtime_launch, launch, args, options)
 
     def _note_runtime_launch(self, launch: Any, args: tuple, options: dict[str, Any]) -> None:
         """A kernel that was launched by Weft's own interface; Triton's launcher notes its own."""
-        if isinstance(launch.kernel.packer, (ArgumentPacker, RawArguments)):
+        if isinstance(launch.kernel.packer, RawArguments):  # of an extension: bare pointers
+            from weft.frontends.torch.pointers import launch_keeping, storages_in
+
+            self._note_launch(partial(launch_keeping, storages_in(args[0]), launch, options), args)
+        elif isinstance(launch.kernel.packer, ArgumentPacker):
             self._note_launch(partial(launch, **options), args)
 
     def _own(self, tensor: Any) -> Any:

@@ -19,8 +19,10 @@ import torch
 
 from weft.errors import OutOfMemoryError, UnsupportedError
 from weft.frontends.cuda_cpp import compile_cuda
+from weft.frontends.devices import LaunchCapture
 from weft.frontends.torch import streams
 from weft.frontends.torch.gpus import find_gpu, gpus
+from weft.frontends.torch.graphs import refuse_while_capturing
 from weft.frontends.torch.pointers import meet_addresses, storages
 from weft.frontends.torch.recording import current_timeline
 from weft.runtime.arguments import RawArguments
@@ -356,14 +358,23 @@ def _note_copy(kind: str, size: int, stream: int, blocking: bool) -> None:
         timeline.copy(kind, size, stream, get_device()[1], blocking=blocking)
 
 
+def _move(function: Any, *args: int) -> None:
+    """Calls memmove or memset, and notes the call for the replays of a graph that is being captured."""
+    function(*args)
+    if LaunchCapture.note is not None:
+        LaunchCapture.note(function, args)
+
+
 def copy(target: int, source: int, size: int, kind: int, stream: int, blocking: bool) -> int:
-    """cudaMemcpy and cudaMemcpyAsync."""
+    """cudaMemcpy and cudaMemcpyAsync. Raises what CUDA does for the former while a graph is captured."""
+    if blocking:
+        refuse_while_capturing()
     to, of = _is_device_memory(target), _is_device_memory(source)
     wanted = _KINDS.get(kind)
     found = {(True, True): "d2d", (True, False): "h2d", (False, True): "d2h", (False, False): ""}[to, of]
     if wanted is None or (wanted[:1] == "d" and wanted != "default" and not of) or (wanted[-1:] == "d" and not to):
         return INVALID_VALUE
-    ctypes.memmove(target, source, size)
+    _move(ctypes.memmove, target, source, size)
     if found:
         _note_copy(found, size, stream, blocking and found != "d2d")
     return SUCCESS
@@ -373,7 +384,7 @@ def fill(target: int, value: int, size: int, stream: int) -> int:
     """cudaMemset and cudaMemsetAsync."""
     if size and not _is_device_memory(target):
         return INVALID_VALUE
-    ctypes.memset(target, value & 255, size)
+    _move(ctypes.memset, target, value & 255, size)
     _note_copy("d2d", size // 2, stream, False)  # it writes without reading
     return SUCCESS
 

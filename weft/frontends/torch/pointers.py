@@ -120,14 +120,36 @@ def meet_addresses(device: Any, words: list[int], nested: bool = True) -> None:
         for word in words:
             found = storages.find(word) if word in storages.known else None
             if found is not None and found[0].nbytes() <= _NESTED_BYTES and found[2] in (torch.int64, torch.uint8):
-                data = torch.empty(0, dtype=torch.uint8).set_(_host_storage(found[0])).numpy().tobytes()
+                data = (
+                    torch.empty(0, dtype=torch.uint8)
+                    .set_(to_host(_bytes_of(found[0])).untyped_storage())
+                    .numpy()
+                    .tobytes()
+                )
                 inner = memoryview(data[: len(data) & ~7]).cast("Q").tolist()
                 meet_addresses(device, inner, nested=False)
 
 
-def _host_storage(found: Any) -> Any:
-    tensor = torch.empty(0, dtype=torch.uint8, device=found.device)
-    return to_host(tensor.set_(found)).untyped_storage()
+def storages_in(parameters: bytes) -> list[Any]:
+    """The live storages that the 64-bit words of a parameter buffer point into."""
+    words = memoryview(parameters)[: len(parameters) & ~7].cast("Q").tolist()
+    found = [storages.find(word) for word in words if may_be_address(word)]
+    return [entry[0] for entry in found if entry is not None]
+
+
+def tensors_in(parameters: bytes) -> list[Any]:
+    """The same as tensors of bytes, each over a whole storage."""
+    return [_bytes_of(found) for found in storages_in(parameters)]
+
+
+def launch_keeping(kept: list[Any], launch: Any, options: dict[str, Any], parameters: bytes) -> None:
+    """A launch of a graph, which keeps the storages that its parameters point into."""
+    assert kept is not None
+    launch(parameters, **options)
+
+
+def _bytes_of(found: Any) -> Any:
+    return torch.empty(0, dtype=torch.uint8, device=found.device).set_(found)
 
 
 def _meet(device: Any, address: int) -> bool:
