@@ -281,7 +281,7 @@ def test_flops_agree_with_pytorchs_counter() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_samples_of_every_operator_are_priced_by_their_rules() -> None:
     """PyTorch's OpInfo database, forward and backward: no rule stumbles over real arguments, no count is negative."""
-    from torch.testing._internal.common_methods_invocations import op_db
+    from torch_opinfo import operators
     from torch.utils._python_dispatch import TorchDispatchMode
 
     from weft.model.operators import UNKNOWN
@@ -310,7 +310,7 @@ def test_samples_of_every_operator_are_priced_by_their_rules() -> None:
                     wrong[name] = repr(profile)
             return result
 
-    for entry in op_db:
+    for entry in operators():
         if torch.float32 not in entry.dtypes:
             continue
         for _, sample in zip(
