@@ -281,8 +281,8 @@ def test_flops_agree_with_pytorchs_counter() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_samples_of_every_operator_are_priced_by_their_rules() -> None:
     """PyTorch's OpInfo database, forward and backward: no rule stumbles over real arguments, no count is negative."""
-    from torch_opinfo import operators
     from torch.utils._python_dispatch import TorchDispatchMode
+    from torch_opinfo import operators
 
     from weft.model.operators import UNKNOWN
     from weft.model.work import describe_value
