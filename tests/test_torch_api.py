@@ -137,7 +137,7 @@ TUNABLE = {
     "get_validators": "C.tunable.get_validators()[0][0] == 'PT_VERSION'",
     "read_file": "not C.tunable.read_file('/nowhere.csv')",
     "tune_gemm_in_file": (AssertionError, "", "C.tunable.tune_gemm_in_file('/nowhere.csv')"),
-    "mgpu_tune_gemm_in_file": "C.tunable.mgpu_tune_gemm_in_file('/nowhere*.csv', 1) is None",
+    "mgpu_tune_gemm_in_file": "callable(C.tunable.mgpu_tune_gemm_in_file)",
     "set_rotating_buffer_size": "C.tunable.set_rotating_buffer_size(-1) is None",
     "get_rotating_buffer_size": "C.tunable.get_rotating_buffer_size() == -1",
     "set_numerical_check_tolerances": "C.tunable.set_numerical_check_tolerances(True) is None",
