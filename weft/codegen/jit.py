@@ -38,6 +38,10 @@ def _initialise() -> None:
     # The order of instructions is chosen in analysis/order.py. LLVM's machine scheduler undoes it in unrolled code and
     # spills: an 8 x 8 register-tile sgemm runs at 29 GFLOP/s with it and at 46 without.
     llvm.set_option("weft", "-enable-misched=false")
+    # CodeGenPrepare sinks addresses and comparisons into blocks, at a cost quadratic in the uses of a pointer: two
+    # thirds of code generation for attention in f32 (4 MB of IR: 3.7 s with it, 1.3 s without). No kernel of bench/ is
+    # slower without.
+    llvm.set_option("weft", "-disable-cgp")
 
 
 @dataclass(frozen=True)
